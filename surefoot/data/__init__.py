@@ -1,0 +1,1 @@
+"""What a method learns from: logs, batches, readers and writers, sources."""

@@ -1,0 +1,128 @@
+"""Families of policies on vector observations: deterministic, squashed Gaussian, and categorical."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.data.spec import Spec, box_action
+from surefoot.nn.distributions import TanhNormal
+from surefoot.nn.mlp import MLP
+from surefoot.nn.normaliser import Normaliser
+from surefoot.policies.base import Memory, Policy, check_member
+
+
+class NetworkPolicy(Policy):
+    """A policy that is one MLP behind a normaliser; what the families below share."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int],
+        copies: tuple[int, ...] = (),
+        *,
+        device: str = "cpu",
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.spec, self.hidden, self.copies = spec, tuple(hidden), copies
+        self.normaliser = Normaliser(spec, device)
+        self.net = MLP((spec.obs_dim, *self.hidden, self.n_out(spec)), copies, generator=generator, device=device)
+
+    @staticmethod
+    def n_out(spec: Spec) -> int:
+        """Width of the network's output."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        return {"hidden": list(self.hidden)}
+
+    def member(self, index: int) -> Policy:
+        check_member(index, self.copies)
+        mean, std = self.normaliser.mean, self.normaliser.std
+        own = mean.dim() == 2
+        spec = self.spec
+        if self.normaliser.active:
+            spec = replace(spec, obs_mean=mean[index] if own else mean, obs_std=std[index] if own else std)
+        lone = type(self)(spec, self.hidden, device=str(mean.device))
+        state = {k: v[index] if self.copies else v for k, v in self.net.state_dict().items()}
+        lone.net.load_state_dict(state)
+        return lone
+
+
+class Deterministic(NetworkPolicy):
+    """a = box(tanh(f(obs))). `exploration` adds clipped Gaussian noise of that share of the half-range when not greedy."""
+
+    exploration: float = 0.1
+
+    @staticmethod
+    def n_out(spec: Spec) -> int:
+        return spec.box.dim
+
+    def unit(self, scaled_obs: Tensor) -> Tensor:
+        """Action in [-1, 1] `[*copies, B, A]` of observations that are already normalised."""
+        return torch.tanh(self.net(scaled_obs))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return box_action(self.unit(self.normaliser(self.flat(obs))), self.spec.box)
+
+    def act(
+        self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Memory]:
+        unit = self.unit(self.normaliser(self.flat(obs)))
+        if not greedy:
+            noise = torch.empty_like(unit).normal_(generator=generator)
+            unit = (unit + self.exploration * noise).clamp(-1.0, 1.0)
+        return box_action(unit, self.spec.box), memory
+
+
+class Gaussian(NetworkPolicy):
+    """a = box(tanh(u)), u ~ N(mu(obs), sigma(obs)^2): SAC's squashed Gaussian. Greedy takes tanh(mu)."""
+
+    @staticmethod
+    def n_out(spec: Spec) -> int:
+        return 2 * spec.box.dim
+
+    def distribution(self, scaled_obs: Tensor) -> TanhNormal:
+        """Distribution of the unit action, of observations that are already normalised."""
+        mu, log_std = self.net(scaled_obs).chunk(2, -1)
+        return TanhNormal(mu, log_std)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return box_action(self.distribution(self.normaliser(self.flat(obs))).mode(), self.spec.box)
+
+    def act(
+        self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Memory]:
+        d = self.distribution(self.normaliser(self.flat(obs)))
+        unit = d.mode() if greedy else d.sample(generator)[0]
+        return box_action(unit, self.spec.box), memory
+
+
+class Categorical(NetworkPolicy):
+    """Discrete actions from logits or action values `[*copies, n, n_actions]`: argmax if greedy, else a softmax draw."""
+
+    @staticmethod
+    def n_out(spec: Spec) -> int:
+        return spec.n_actions
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.net(self.normaliser(self.flat(obs)))
+
+    def act(
+        self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Memory]:
+        logits = self(obs)
+        if greedy:
+            return logits.argmax(-1), memory
+        p = torch.softmax(logits, -1)
+        draw = torch.multinomial(p.flatten(0, -2), 1, generator=generator).reshape(p.shape[:-1])
+        return draw, memory
+
+
+FAMILIES: dict[str, type[nn.Module]] = {"deterministic": Deterministic, "gaussian": Gaussian, "categorical": Categorical}
+"""Names under which `policies.saving` stores and rebuilds network policies."""
