@@ -58,10 +58,8 @@ def split_episodes(log: Log, share: float = 0.1, seed: int = 0) -> tuple[Log, Lo
         chosen = np.random.default_rng(seed).permutation(n)[: max(1, round(n * share))]
         held = np.isin(np.repeat(np.arange(n), log.episode_lengths), chosen)
     if held.all() or not held.any():
-        raise ConfigError(
-            f"{log.source}: {len(log)} transitions cannot be split with a held-out share of {share}: use more data or another share."
-        )
-    return tuple(_part(log, np.flatnonzero(mask)) for mask in (~held, held))  # type: ignore[return-value]
+        raise ConfigError(f"{log.source}: {len(log)} transitions cannot be split with a held-out share of {share}: use more data.")
+    return _part(log, np.flatnonzero(~held)), _part(log, np.flatnonzero(held))
 
 
 def _part(log: Log, rows: np.ndarray) -> Log:
@@ -120,12 +118,11 @@ def evaluate_offline(
     """
     if policy.spec.obs_shape != log.obs_shape or policy.spec.action != log.action:
         raise EnvError(
-            f"{log.source} has {log.obs_shape} observations and {log.action}, the policy {policy.spec.obs_shape} and {policy.spec.action}."
+            f"{log.source} has observations {log.obs_shape} and {log.action}, "
+            f"the policy {policy.spec.obs_shape} and {policy.spec.action}: they must be of one environment."
         )
     if policy.start(1) is not None:
-        raise PolicyError(
-            "a policy with memory (a frame stack, say) cannot be judged from single transitions: evaluate it in an environment."
-        )
+        raise PolicyError("a policy with memory (a frame stack) cannot be judged from single transitions: evaluate it in an environment.")
     if not 0.0 <= gamma < 1.0 or steps < 1:
         raise ConfigError(f"gamma is {gamma} and steps {steps}: gamma must be in [0, 1) and steps at least 1.")
     generator = torch.Generator().manual_seed(seed)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def adam(params: Iterable[Tensor], lr: float) -> torch.optim.Adam:
@@ -41,8 +45,6 @@ def polyak_(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def frozen_copy(module: M) -> M:
     """A target network: the same weights, no gradients."""
-    import copy
-
     return copy.deepcopy(module).requires_grad_(False)

@@ -35,7 +35,7 @@ def mixed_log(seed: int, good: int = 5, random: int = 45, noise: float = 0.3) ->
     rng = np.random.default_rng(seed)
     env = gym.make_vec(ENV_ID, episodes, vectorization_mode="sync")
     space = action_space(env.single_action_space)
-    obs, _ = env.reset(seed=[int(s) for s in rng.integers(2**31, size=episodes)])
+    obs, _ = env.reset(seed=int(rng.integers(2**31)))  # sub-environment i is seeded with this + i
     columns: list[tuple[np.ndarray, ...]] = []
     truncated = np.zeros(episodes, bool)
     while not truncated.any():
