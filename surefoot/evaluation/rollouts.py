@@ -1,0 +1,248 @@
+"""Playing whole episodes, vectorised: how every return in this library is measured.
+
+Episodes are played in waves. In a wave each slot plays exactly one episode, from its reset to its end, and all slots start
+together; a slot that is done waits for the others. So each episode is counted once and short episodes are not
+over-represented, as they would be if the first n finished ones were kept.
+
+Randomness. With single environments, episode i of member f has an environment seed that depends on (seed, f, i) alone, so
+two policies that are compared under one seed meet the same environments, whatever `n_envs` is (batches of another size
+round differently in the last bits). An environment with its own
+vector entry point (CartPole) takes one seed a wave: there the same holds for the same episodes, `n_envs` and number of
+members. The policy's own draws (exploration, smoothing noise) come from one generator for the whole rollout, so for policies
+that use it results are a deterministic function of the seed, `n_envs` and the number of members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from math import ceil, prod
+from typing import Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+import surefoot.envs  # noqa: F401  (registers surefoot/Name-v0)
+from surefoot.data.spec import Continuous, Discrete, Spec
+from surefoot.errors import ConfigError, EnvError, PolicyError, UnknownNameError
+from surefoot.policies.base import Memory, Policy
+
+VECTOR_SLOTS = 1024  # slots side by side where the environment is vectorised itself (fits the caches)
+SINGLE_SLOTS = 128  # slots side by side where each is an environment object of its own
+
+
+class Perturbation(Protocol):
+    """An attack on what the policy observes.
+
+    It sees the true observation and the policy's memory before the policy acts, keeps its own per-episode state (a budget
+    that is used up), and must not draw from the policy's generator. Its calls run with gradients switched off: use
+    `torch.enable_grad()` where a gradient is needed.
+    """
+
+    def start(self, n: int, policy: Policy) -> None:
+        """n fresh episodes a copy begin: forget the last ones."""
+
+    def __call__(self, obs: Tensor, policy: Policy, memory: Memory, alive: Tensor) -> Tensor:
+        """What the policy gets to see instead of `obs` `[*copies, n, *obs_shape]`; `alive` `[*copies, n]` bool."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Undiscounted returns of whole episodes; every array `[*copies, n]`."""
+
+    returns: np.ndarray  # float64
+    lengths: np.ndarray  # int64, steps
+    terminated: np.ndarray  # bool, False where the time limit ended the episode
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all slots of a wave; arrays `[*copies, n, ...]`. Entries where `alive` is False mean nothing."""
+
+    wave: int
+    alive: np.ndarray  # bool: the slot's episode was still running before this step
+    obs: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    next_obs: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """Gymnasium's entry for an id (`module:Name-v0` imports the module first). Raises UnknownNameError or EnvError."""
+    try:
+        if ":" in env_id:
+            import_module(env_id.split(":", 1)[0])
+        return gym.spec(env_id.split(":", 1)[-1])
+    except ModuleNotFoundError as error:
+        raise EnvError(f"environment {env_id!r}: the module {error.name!r} cannot be imported: is it installed?") from None
+    except gym.error.Error:
+        raise UnknownNameError("environment", env_id, gym.registry) from None
+
+
+def time_limit(env_id: str, max_steps: int | None = None) -> int:
+    """Steps after which an episode is cut off. Raises EnvError if neither the environment nor the caller gives one."""
+    limit = max_steps if max_steps is not None else env_spec(env_id).max_episode_steps
+    if limit is None:
+        raise EnvError(f"environment {env_id!r} has no time limit of its own: give a number of steps (max_steps).")
+    if limit < 1:
+        raise ConfigError(f"max_steps is {limit}: it must be at least 1.")
+    return limit
+
+
+class Slots:
+    """`n` environments of one id that play a wave of episodes together; finished slots are not stepped any more."""
+
+    def __init__(self, env_id: str, n: int, limit: int):
+        spec = env_spec(env_id)
+        self.n, self.vector = n, None
+        try:
+            if spec.vector_entry_point is not None and not spec.additional_wrappers:
+                vector = gym.make_vec(spec, n, vectorization_mode="vector_entry_point", max_episode_steps=limit)
+                if vector.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP:  # its last step shows the final observation
+                    self.vector = vector
+            if self.vector is None:
+                self.envs = [gym.make(spec, max_episode_steps=limit, disable_env_checker=True) for _ in range(n)]
+        except (gym.error.Error, ImportError) as error:
+            raise EnvError(f"environment {env_id!r} cannot be made: {str(error).splitlines()[0]}") from None
+        if self.vector is not None:
+            obs_space, act_space = self.vector.single_observation_space, self.vector.single_action_space
+        else:
+            obs_space, act_space = self.envs[0].observation_space, self.envs[0].action_space
+        self.spec = Spec.from_spaces(obs_space, act_space)
+        self.obs_dtype, self.action_dtype = obs_space.dtype, act_space.dtype
+
+    def reset(self, seed: int, members: int, first: int, wave: int) -> np.ndarray:
+        """Start a wave whose slots are episodes first, first+1, … of each member; observations `[n, *obs_shape]`."""
+        if self.vector is not None:
+            return np.array(self.vector.reset(seed=_draw_seed(seed, 1, wave))[0])
+        seeds = [_draw_seed(seed, 0, f, first + i) for f in range(members) for i in range(self.n // members)]
+        self.obs = np.stack([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
+        return self.obs.copy()
+
+    def step(self, action: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Next observations, rewards, terminated, truncated, `[n, ...]`."""
+        if self.vector is not None:
+            obs, reward, terminated, truncated, _ = self.vector.step(action.astype(self.action_dtype))
+            return np.array(obs), np.asarray(reward, np.float64), np.array(terminated), np.array(truncated)
+        reward, terminated, truncated = np.zeros(self.n), np.zeros(self.n, bool), np.zeros(self.n, bool)
+        for i in np.flatnonzero(alive):
+            self.obs[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(action[i])
+        return self.obs.copy(), reward, terminated, truncated
+
+    def close(self) -> None:
+        for env in [self.vector] if self.vector is not None else self.envs:
+            env.close()
+
+
+def _draw_seed(seed: int, *key: int) -> int:
+    """A seed of 31 bits that is independent of those with another key."""
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0] >> 1)
+
+
+def check_fits(policy: Policy, env_id: str, env: Spec) -> None:
+    """Raises EnvError unless the policy sees and does what the environment shows and takes."""
+    ours = policy.spec
+    if ours.obs_shape != env.obs_shape:
+        raise EnvError(f"environment {env_id!r} shows observations of shape {env.obs_shape}, but the policy expects {ours.obs_shape}.")
+    if isinstance(ours.action, Continuous) and isinstance(env.action, Continuous):
+        same = ours.action.dim == env.action.dim and np.allclose((ours.action.low, ours.action.high), (env.action.low, env.action.high))
+    else:
+        same = ours.action == env.action
+    if not same:
+        raise EnvError(f"environment {env_id!r} takes {_words(env.action)}, but the policy gives {_words(ours.action)}.")
+
+
+def _words(action: Continuous | Discrete) -> str:
+    if isinstance(action, Discrete):
+        return f"one of {action.n} discrete actions"
+    bounds = sorted({*zip(action.low, action.high, strict=True)})
+    return f"{action.dim} continuous actions in {' and '.join(f'[{low:g}, {high:g}]' for low, high in bounds)}"
+
+
+def device_of(policy: Policy) -> torch.device:
+    """Where the policy's weights are (the CPU if it has none)."""
+    for tensor in (*policy.parameters(), *policy.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def play(
+    policy: Policy,
+    env_id: str,
+    episodes: int,
+    *,
+    seed: int,
+    greedy: bool = True,
+    max_steps: int | None = None,
+    n_envs: int | None = None,
+    perturb: Perturbation | None = None,
+) -> Iterator[Step]:
+    """The steps of `episodes` whole episodes of each copy, wave after wave; episode i of wave w is slot i of that wave.
+
+    `n_envs`: episodes side by side a copy (None: chosen for speed). Raises EnvError if policy and environment disagree,
+    ConfigError for numbers outside their range, PolicyError if an action is not finite.
+    """
+    if episodes < 1 or (n_envs is not None and n_envs < 1) or seed < 0:
+        raise ConfigError(f"episodes is {episodes}, n_envs {n_envs} and seed {seed}: the first two must be at least 1, seed at least 0.")
+    limit, copies = time_limit(env_id, max_steps), tuple(policy.copies)
+    members = prod(copies)
+    room = VECTOR_SLOTS if env_spec(env_id).vector_entry_point is not None else SINGLE_SLOTS
+    waves = ceil(episodes / (n_envs or max(1, room // members)))
+    n = ceil(episodes / waves)
+    device = device_of(policy)
+    generator = torch.Generator(device).manual_seed(_draw_seed(seed, 2))
+    slots = Slots(env_id, members * n, limit)
+    try:
+        check_fits(policy, env_id, slots.spec)
+        for wave in range(waves):
+            first = wave * n
+            obs = slots.reset(seed, members, first, wave)
+            alive = np.broadcast_to(np.arange(n) < episodes - first, (*copies, n)).copy()  # the last wave may be shorter
+            memory = policy.start(n)
+            if perturb is not None:
+                perturb.start(n, policy)
+            while alive.any():
+                with torch.no_grad():
+                    seen = torch.as_tensor(obs, dtype=torch.float32, device=device).reshape(*copies, n, *obs.shape[1:])
+                    if perturb is not None:
+                        seen = perturb(seen, policy, memory, torch.as_tensor(alive, device=device))
+                    chosen, memory = policy.act(seen, memory, generator=generator, greedy=greedy)
+                action = chosen.cpu().numpy()
+                if not np.isfinite(action).all():
+                    raise PolicyError("the policy gave an action that is not finite: did its training diverge?")
+                next_obs, *outcome = slots.step(action.reshape(members * n, *action.shape[len(copies) + 1 :]), alive.reshape(-1))
+                reward, terminated, truncated = (x.reshape(*copies, n) for x in outcome)
+                shape = (*copies, n, *obs.shape[1:])
+                yield Step(wave, alive, obs.reshape(shape), action, reward, next_obs.reshape(shape), terminated, truncated)
+                alive, obs = alive & ~(terminated | truncated), next_obs
+    finally:
+        slots.close()
+
+
+def rollout(
+    policy: Policy,
+    env_id: str,
+    episodes: int,
+    *,
+    seed: int,
+    greedy: bool = True,
+    max_steps: int | None = None,
+    n_envs: int | None = None,
+    perturb: Perturbation | None = None,
+) -> Rollout:
+    """Returns and lengths of `episodes` whole episodes of each copy; arguments and errors as in `play`."""
+    waves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for step in play(policy, env_id, episodes, seed=seed, greedy=greedy, max_steps=max_steps, n_envs=n_envs, perturb=perturb):
+        if step.wave == len(waves):
+            waves.append((np.zeros(step.alive.shape), np.zeros(step.alive.shape, np.int64), np.zeros(step.alive.shape, bool)))
+        returns, lengths, terminated = waves[-1]
+        returns += np.where(step.alive, step.reward, 0.0)
+        lengths += step.alive
+        terminated |= step.alive & step.terminated
+    return Rollout(*(np.concatenate(parts, -1)[..., :episodes] for parts in zip(*waves, strict=True)))
