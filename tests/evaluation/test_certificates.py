@@ -1,0 +1,199 @@
+"""Return certificates: the card's oracles, parity with scipy and statsmodels, coverage, and the limits of Eq. (1)."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from surefoot.errors import ConfigError, DataError
+from surefoot.evaluation.certificates import (
+    certified_return,
+    certified_return_per_step,
+    clopper_pearson_lower,
+    dkw_epsilon,
+    gaussian_shift,
+    shifted_expectation,
+)
+
+RETURNS = np.repeat([10.0, 7.0, 3.0], [70, 20, 10])
+BUDGETS = [0.0, 0.1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize(("p", "budget", "kept"), [(0.9, 0.2, 0.610856), (0.9, 0.1, 0.782761), (0.5, 0.2, 0.158655), (0.99, 0.4, 0.627919)])
+def test_gaussian_shift_oracle(p, budget, kept):
+    assert gaussian_shift(p, budget, 0.2) == pytest.approx(kept, abs=1e-6)
+
+
+def test_endpoints_stay():
+    assert gaussian_shift([0.0, 1.0], 3.0, 0.2).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "level", "lower"), [(9900, 10000, 0.05 / 200, 0.986055), (10000, 10000, 0.05 / 200, 0.999171), (90, 100, 0.05, 0.836282)]
+)
+def test_clopper_pearson_oracle_and_libraries(k, n, level, lower):
+    ours = clopper_pearson_lower(k, n, level)
+    assert ours == pytest.approx(lower, abs=1e-6)
+    assert ours == pytest.approx(proportion_confint(k, n, alpha=2 * level, method="beta")[0], rel=1e-12)
+    assert ours == pytest.approx(stats.binomtest(k, n).proportion_ci(1 - 2 * level, method="exact").low, rel=1e-9)
+
+
+def test_clopper_pearson_limits():
+    assert clopper_pearson_lower(0, 50, 0.05) == 0.0
+    assert clopper_pearson_lower(10000, 10000, 0.05 / 200) == pytest.approx((0.05 / 200) ** (1 / 10000))
+
+
+def test_dkw_oracle():
+    assert dkw_epsilon(10000, 0.05) == pytest.approx(0.013581, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"), [("clopper", [7.745533, 6.253768, 4.557720, 1.656235]), ("dkw", [7.341898, 5.627190, 3.780123, 1.051640])]
+)
+def test_whole_certificate_oracle(bound, expected):
+    lower = certified_return(RETURNS, BUDGETS, 0.2, bound=bound, r_min=0, r_max=10)
+    np.testing.assert_allclose(lower, expected, atol=1e-6)
+
+
+def test_plug_in_oracle_and_limit_of_many_episodes():
+    expected = [8.7, 7.660244, 6.394965, 4.155039]
+    plug_in = shifted_expectation(np.array([0.0, 3.0, 7.0, 10.0]), np.array([1.0, 0.9, 0.7]), BUDGETS, 0.2)
+    np.testing.assert_allclose(plug_in, expected, atol=1e-6)
+    many = np.tile(RETURNS, 20_000)
+    for bound in ("clopper", "dkw"):  # survival 1 is never certain from data, so the limit is slow where B > 0
+        lower = certified_return(many, BUDGETS, 0.2, bound=bound, r_min=0, r_max=10)
+        assert (lower <= plug_in).all()
+        np.testing.assert_allclose(lower, plug_in, atol=0.03)
+
+
+def test_tightness_oracle():
+    """One step, reward 1 iff w.(o + noise) <= c: the attack along w attains the bound."""
+    clean = stats.norm.cdf(0.6 / 0.5)
+    assert clean == pytest.approx(0.884930, abs=1e-6)
+    assert gaussian_shift(clean, 0.4, 0.5) == pytest.approx(stats.norm.cdf(0.4), abs=1e-12)
+    assert gaussian_shift(clean, 0.4, 0.5) == pytest.approx(0.655422, abs=1e-6)
+
+
+def test_huge_sigma_forgets_the_budget():
+    lower = certified_return(RETURNS, BUDGETS, 1e12, r_min=0, r_max=10)
+    np.testing.assert_allclose(lower, lower[0], rtol=1e-9)
+
+
+def test_explicit_r_min_shifts_the_bound():
+    for bound in ("clopper", "dkw"):
+        plain = certified_return(RETURNS, BUDGETS, 0.2, bound=bound, r_min=0, r_max=10)
+        shifted = certified_return(RETURNS - 25, BUDGETS, 0.2, bound=bound, r_min=-25, r_max=-15)
+        np.testing.assert_allclose(shifted, plain - 25, atol=1e-9)
+
+
+def test_won_or_lost_game_is_one_threshold():
+    outcome = np.repeat([1.0, -1.0], [90, 10])
+    lower = certified_return(outcome, BUDGETS, 0.2, r_min=-1, grid=(-1, 1))
+    expected = -1 + 2 * gaussian_shift(clopper_pearson_lower(90, 100, 0.05), BUDGETS, 0.2)
+    np.testing.assert_allclose(lower, expected)
+
+
+def test_returns_between_grid_points_count_as_the_lower_one():
+    grid = np.arange(0.0, 11.0)
+    between = certified_return(RETURNS + 0.75, BUDGETS, 0.2, r_min=0, r_max=11, grid=grid)
+    np.testing.assert_allclose(between, certified_return(RETURNS, BUDGETS, 0.2, r_min=0, r_max=11, grid=grid))
+
+
+def test_per_step_variant():
+    rewards = np.ones((10_000, 3))
+    q = 0.05 / 3
+    q = q ** (1 / 10_000)
+    expected = sum(gaussian_shift(q, np.sqrt(t) * 0.1, 0.2) for t in (1, 2, 3))
+    assert certified_return_per_step(rewards, 0.1, 0.2)[0] == pytest.approx(float(expected))
+    at_zero = certified_return_per_step(rewards, 0.0, 0.2)[0]
+    assert at_zero == pytest.approx(3 * q)
+    assert certified_return_per_step(np.zeros((9, 3)), 0.1, 0.2)[0] == 0.0
+
+
+@given(
+    st.lists(st.integers(-3, 9), min_size=1, max_size=40),
+    st.floats(0.01, 10.0),
+    st.floats(0.0, 5.0),
+    st.floats(0.0, 5.0),
+    st.sampled_from(["clopper", "dkw"]),
+)
+def test_bounded_and_monotone(returns, sigma, b1, b2, bound):
+    near, far = sorted((b1, b2))
+    narrow = certified_return(returns, [near, far], sigma, bound=bound, r_min=-3, r_max=9)
+    wide = certified_return(returns, [near, far], 2 * sigma, bound=bound, r_min=-3, r_max=9)
+    assert ((narrow >= -3 - 1e-9) & (narrow <= np.mean(returns) + 1e-9)).all()
+    assert narrow[1] <= narrow[0] + 1e-12
+    assert (wide >= narrow - 1e-12).all()
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 10.0), st.floats(1e-3, 10.0))
+def test_probability_is_never_raised(p, budget, sigma):
+    kept = float(gaussian_shift(p, budget, sigma))
+    assert 0.0 <= kept <= p
+
+
+def coverage(bound, repetitions, n=60):
+    """Share of experiments whose bound holds: true mean of a skewed integer return, without attack and along the worst shift."""
+    rng = np.random.default_rng(0)
+    values, p = np.arange(7), np.array([0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.4])
+    survival = p[::-1].cumsum()[::-1][1:]
+    worst = shifted_expectation(values.astype(float), survival, [0.0, 0.3], 0.5)  # attained by an event-wise worst attacker
+    held = [(certified_return(rng.choice(values, n, p=p), [0.0, 0.3], 0.5, alpha=0.2, bound=bound, r_min=0, r_max=6) <= worst).all()
+            for _ in range(repetitions)]  # fmt: skip
+    return np.mean(held)
+
+
+@pytest.mark.parametrize("bound", ["clopper", "dkw"])
+def test_coverage(bound):
+    assert coverage(bound, 400) >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", ["clopper", "dkw"])
+def test_coverage_long(bound):
+    assert coverage(bound, 2000) >= 0.8
+
+
+def test_one_threshold_is_wrong_no_more_often_than_stated():
+    """The exact bound at a single threshold: its error rate is at most alpha and, for many trials, not far below it."""
+    rng = np.random.default_rng(1)
+    missed = np.mean(clopper_pearson_lower(rng.binomial(500, 0.7, size=4000), 500, 0.1) > 0.7)
+    assert 0.07 <= missed <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 4000)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        ({"sigma": -0.2}, ConfigError, "sigma is -0.2"),
+        ({"sigma": 0.0}, ConfigError, "sigma is 0.0"),
+        ({"sigma": float("nan")}, ConfigError, "sigma"),
+        ({"budgets": [0.1, -0.1]}, ConfigError, "budget"),
+        ({"budgets": float("inf")}, ConfigError, "budget"),
+        ({"alpha": 0.0}, ConfigError, "alpha is 0"),
+        ({"bound": "hoeffding"}, ConfigError, "'clopper' or 'dkw'"),
+        ({"r_max": None}, ConfigError, "r_max"),
+        ({"r_min": 0.5}, ConfigError, "integers"),
+        ({"r_min": -np.inf}, ConfigError, "finite"),
+        ({"r_max": 9}, DataError, "return 0 is 10"),
+        ({"returns": [1.0, 2.5]}, DataError, "2.5"),
+        ({"returns": [1.0, np.nan]}, DataError, "nan"),
+        ({"returns": []}, DataError, "at least one"),
+        ({"grid": [0, 5, 4]}, ConfigError, "ascend"),
+        ({"grid": [1, 5]}, ConfigError, "r_min"),
+    ],
+)
+def test_misuse_is_one_sentence(change, error, word):
+    arguments = {"returns": RETURNS, "budgets": BUDGETS, "sigma": 0.2, "r_min": 0, "r_max": 10} | change
+    with pytest.raises(error, match=word):
+        certified_return(arguments.pop("returns"), arguments.pop("budgets"), arguments.pop("sigma"), **arguments)
+
+
+def test_probabilities_outside_their_range():
+    with pytest.raises(ConfigError):
+        gaussian_shift([0.5, 1.2], 0.1, 0.2)
+    with pytest.raises(ConfigError):
+        clopper_pearson_lower(11, 10, 0.05)
+    with pytest.raises(DataError):
+        certified_return_per_step(np.full((3, 2), 0.5), 0.1, 0.2)
