@@ -1,7 +1,7 @@
 """One row a system: slug, paper, arXiv id (with the version where one was followed), what it learns from, where it lives.
 
-`surefoot methods` prints it, `find` and `ready` look names up; it imports nothing heavy. `room` of a planned system is where its
-module will live. Adding a method ends here: set `status` to "ready" (see CONTRIBUTING.md).
+`surefoot methods` prints it, `find` looks a slug up, `require_ready` refuses planned systems; it imports nothing heavy. `room` of
+a planned system is where its module will live. Adding a method ends here: set `status` to "ready" (see CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -200,10 +200,9 @@ def find(slug: str) -> Row:
     return _BY_SLUG[slug]
 
 
-def ready(slug: str) -> Row:
-    """The row of a system that can be used; raises ConfigError for one that is planned."""
-    row = find(slug)
+def require_ready(row: Row) -> Row:
+    """The row itself; raises ConfigError if the system is planned."""
     if row.status == "planned":
         known = ", ".join(r.slug for r in ROWS if r.status == "ready")
-        raise ConfigError(f"{slug} is planned, not yet implemented; ready: {known}.")
+        raise ConfigError(f"{row.slug} is planned, not yet implemented; ready: {known}.")
     return row

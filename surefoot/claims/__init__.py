@@ -17,7 +17,7 @@ def claim(slug: str) -> Claim:
 
     Raises UnknownNameError for a slug that is not in the catalog, and ConfigError for a system that is planned or has no claim.
     """
-    row = catalog.ready(slug)
+    row = catalog.require_ready(catalog.find(slug))
     if not row.claim:
         known = ", ".join(row.slug for row in catalog.ROWS if row.claim and row.status == "ready")
         raise ConfigError(f"{slug} is a baseline and has no claim of its own; claims to reproduce: {known}.")
