@@ -63,7 +63,7 @@ class Rollout:
 class Step:
     """One step of all slots of a wave; arrays `[*copies, n, ...]`. Entries where `alive` is False mean nothing."""
 
-    wave: int
+    first: int  # slot i plays episode first + i
     alive: np.ndarray  # bool: the slot's episode was still running before this step
     obs: np.ndarray
     action: np.ndarray
@@ -96,11 +96,13 @@ def time_limit(env_id: str, max_steps: int | None = None) -> int:
 
 
 class Slots:
-    """`n` environments of one id that play a wave of episodes together; finished slots are not stepped any more."""
+    """Environments of one id that play a wave of episodes together; finished slots are not stepped any more."""
 
     def __init__(self, env_id: str, n: int, limit: int):
+        self.env_id, self.limit, self.n = env_id, limit, n
+        self.vector: gym.vector.VectorEnv | None = None
+        self.envs: list[gym.Env] = []
         spec = env_spec(env_id)
-        self.n, self.vector = n, None
         try:
             if spec.vector_entry_point is not None and not spec.additional_wrappers:
                 vector = gym.make_vec(spec, n, vectorization_mode="vector_entry_point", max_episode_steps=limit)
@@ -115,12 +117,24 @@ class Slots:
         else:
             obs_space, act_space = self.envs[0].observation_space, self.envs[0].action_space
         self.spec = Spec.from_spaces(obs_space, act_space)
-        self.obs_dtype, self.action_dtype = obs_space.dtype, act_space.dtype
+        self.action_dtype = act_space.dtype
 
-    def reset(self, seed: int, members: int, first: int, wave: int) -> np.ndarray:
+    def resized(self, n: int) -> Slots:
+        """These slots, or fewer of them."""
+        if n == self.n:
+            return self
+        if self.vector is not None:
+            self.close()
+            return Slots(self.env_id, n, self.limit)
+        for env in self.envs[n:]:
+            env.close()
+        self.n, self.envs = n, self.envs[:n]
+        return self
+
+    def reset(self, seed: int, members: int, first: int) -> np.ndarray:
         """Start a wave whose slots are episodes first, first+1, … of each member; observations `[n, *obs_shape]`."""
         if self.vector is not None:
-            return np.array(self.vector.reset(seed=_draw_seed(seed, 1, wave))[0])
+            return np.array(self.vector.reset(seed=_draw_seed(seed, 1, first))[0])
         seeds = [_draw_seed(seed, 0, f, first + i) for f in range(members) for i in range(self.n // members)]
         self.obs = np.stack([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
         return self.obs.copy()
@@ -138,6 +152,13 @@ class Slots:
     def close(self) -> None:
         for env in [self.vector] if self.vector is not None else self.envs:
             env.close()
+
+
+def env_spaces(env_id: str) -> Spec:
+    """What an environment shows and takes."""
+    slots = Slots(env_id, 1, time_limit(env_id, 1))
+    slots.close()
+    return slots.spec
 
 
 def _draw_seed(seed: int, *key: int) -> int:
@@ -183,7 +204,7 @@ def play(
     n_envs: int | None = None,
     perturb: Perturbation | None = None,
 ) -> Iterator[Step]:
-    """The steps of `episodes` whole episodes of each copy, wave after wave; episode i of wave w is slot i of that wave.
+    """The steps of `episodes` whole episodes of each copy, wave after wave.
 
     `n_envs`: episodes side by side a copy (None: chosen for speed). Raises EnvError if policy and environment disagree,
     ConfigError for numbers outside their range, PolicyError if an action is not finite.
@@ -194,16 +215,17 @@ def play(
     members = prod(copies)
     room = VECTOR_SLOTS if env_spec(env_id).vector_entry_point is not None else SINGLE_SLOTS
     waves = ceil(episodes / (n_envs or max(1, room // members)))
-    n = ceil(episodes / waves)
+    size = ceil(episodes / waves)
     device = device_of(policy)
     generator = torch.Generator(device).manual_seed(_draw_seed(seed, 2))
-    slots = Slots(env_id, members * n, limit)
+    slots = Slots(env_id, members * size, limit)
     try:
         check_fits(policy, env_id, slots.spec)
-        for wave in range(waves):
-            first = wave * n
-            obs = slots.reset(seed, members, first, wave)
-            alive = np.broadcast_to(np.arange(n) < episodes - first, (*copies, n)).copy()  # the last wave may be shorter
+        for first in range(0, episodes, size):
+            n = min(size, episodes - first)  # the last wave may be shorter
+            slots = slots.resized(members * n)
+            obs = slots.reset(seed, members, first)
+            alive = np.ones((*copies, n), bool)
             memory = policy.start(n)
             if perturb is not None:
                 perturb.start(n, policy)
@@ -219,7 +241,7 @@ def play(
                 next_obs, *outcome = slots.step(action.reshape(members * n, *action.shape[len(copies) + 1 :]), alive.reshape(-1))
                 reward, terminated, truncated = (x.reshape(*copies, n) for x in outcome)
                 shape = (*copies, n, *obs.shape[1:])
-                yield Step(wave, alive, obs.reshape(shape), action, reward, next_obs.reshape(shape), terminated, truncated)
+                yield Step(first, alive, obs.reshape(shape), action, reward, next_obs.reshape(shape), terminated, truncated)
                 alive, obs = alive & ~(terminated | truncated), next_obs
     finally:
         slots.close()
@@ -238,11 +260,13 @@ def rollout(
 ) -> Rollout:
     """Returns and lengths of `episodes` whole episodes of each copy; arguments and errors as in `play`."""
     waves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    first = -1
     for step in play(policy, env_id, episodes, seed=seed, greedy=greedy, max_steps=max_steps, n_envs=n_envs, perturb=perturb):
-        if step.wave == len(waves):
+        if step.first != first:
+            first = step.first
             waves.append((np.zeros(step.alive.shape), np.zeros(step.alive.shape, np.int64), np.zeros(step.alive.shape, bool)))
         returns, lengths, terminated = waves[-1]
         returns += np.where(step.alive, step.reward, 0.0)
         lengths += step.alive
         terminated |= step.alive & step.terminated
-    return Rollout(*(np.concatenate(parts, -1)[..., :episodes] for parts in zip(*waves, strict=True)))
+    return Rollout(*(np.concatenate(parts, -1) for parts in zip(*waves, strict=True)))
