@@ -167,11 +167,12 @@ def welch(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, alte
     """
     x, y = sample(x), sample(y, "y")
     n, m = x.size, y.size
-    a, b = (x.var(ddof=1) / n, y.var(ddof=1) / m) if min(n, m) > 1 else (np.inf, np.inf)
+    a, b = (_variance(x) / n, _variance(y) / m) if min(n, m) > 1 else (np.inf, np.inf)
     # Welch-Satterthwaite; scaled by the larger part, so that tiny variances do not underflow
     top = max(a, b)
     df = (a / top + b / top) ** 2 / ((a / top) ** 2 / (n - 1) + (b / top) ** 2 / (m - 1)) if 0.0 < top < np.inf else np.inf
-    return _t_test(float(x.mean() - y.mean()), float(np.sqrt(a + b)), float(df), alternative, "Welch's t-test")
+    difference = x.mean() - y.mean() if top > 0.0 else x[0] - y[0]
+    return _t_test(float(difference), float(np.sqrt(a + b)), float(df), alternative, "Welch's t-test")
 
 
 def paired(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, alternative: Alternative = "two-sided") -> Comparison:
@@ -180,14 +181,17 @@ def paired(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, alt
     if x.size != y.size:
         raise DataError(f"a paired test got {x.size} and {y.size} values: give pairs, or use Welch's test.")
     d = x - y
-    se = float(d.std(ddof=1) / np.sqrt(d.size)) if d.size > 1 else np.inf
-    return _t_test(float(d.mean()), se, d.size - 1, alternative, "paired t-test")
+    se = float(np.sqrt(_variance(d) / d.size)) if d.size > 1 else np.inf
+    return _t_test(float(d.mean() if se > 0.0 else d[0]), se, d.size - 1, alternative, "paired t-test")
+
+
+def _variance(x: np.ndarray) -> float:
+    """Unbiased variance, exactly 0 for equal values (whose rounded mean would leave some)."""
+    return 0.0 if (x == x[0]).all() else float(x.var(ddof=1))
 
 
 def _t_test(difference: float, se: float, df: float, alternative: Alternative, name: str) -> Comparison:
-    if alternative not in ("two-sided", "greater", "less"):
-        raise ConfigError(f"alternative is {alternative!r}: it must be 'two-sided', 'greater' or 'less'.")
-    test = f"{name}, {alternative}"
+    test = f"{name}, {_check_alternative(alternative)}"
     if se == np.inf:
         return Comparison(difference, -np.inf, np.inf, 1.0, test)
     if se == 0.0:
@@ -196,6 +200,12 @@ def _t_test(difference: float, se: float, df: float, alternative: Alternative, n
     t, half = difference / se, float(stats.t.ppf(0.975, df)) * se
     p = {"two-sided": 2.0 * stats.t.sf(abs(t), df), "greater": stats.t.sf(t, df), "less": stats.t.cdf(t, df)}[alternative]
     return Comparison(difference, difference - half, difference + half, float(p), test)
+
+
+def _check_alternative(alternative: str) -> str:
+    if alternative not in ("two-sided", "greater", "less"):
+        raise ConfigError(f"alternative is {alternative!r}: it must be 'two-sided', 'greater' or 'less'.")
+    return alternative
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -231,7 +241,7 @@ def bootstrap_difference(x: np.ndarray, y: np.ndarray, alternative: Alternative 
     """
     x, y = sample(x, "x", 2), sample(y, "y", 2)
     difference = float(x.mean() - y.mean())
-    test = f"hierarchical bootstrap, {alternative}"
+    test = f"hierarchical bootstrap, {_check_alternative(alternative)}"
     axis = 0 if max(len(x), len(y)) > 1 else 1  # what the sample is
     n, m = x.shape[axis], y.shape[axis]
     if min(n, m) == 1:
@@ -242,8 +252,6 @@ def bootstrap_difference(x: np.ndarray, y: np.ndarray, alternative: Alternative 
     d = draws[0][:k] - draws[1][:k]
     low, high = _percentiles(d, 0.95, min(n, m), n + m - 2)
     greater, less = ((1 + np.count_nonzero(side)) / (k + 1) for side in (d <= 0.0, d >= 0.0))
-    if alternative not in ("two-sided", "greater", "less"):
-        raise ConfigError(f"alternative is {alternative!r}: it must be 'two-sided', 'greater' or 'less'.")
     p = {"two-sided": min(1.0, 2.0 * min(greater, less)), "greater": greater, "less": less}[alternative]
     return Comparison(difference, low, high, float(p), test)
 
