@@ -68,7 +68,8 @@ def show(rows: Sequence[Row]) -> None:
         for row in sorted(members, key=lambda row: (row.status != "ready", ROWS.index(row))):
             status = "[green]ready[/green]" if row.status == "ready" else "[dim]planned[/dim]"
             arxiv = f" [dim]arXiv {row.arxiv}[/dim]" if row.arxiv else ""
-            table.add_row(row.slug, status, "yes" if row.fleet else "no", f"{row.name}, {row.authors}, {row.venue} {row.year}{arxiv}")
+            fleet = ("yes" if row.fleet else "no") if row.status == "ready" else ""
+            table.add_row(row.slug, status, fleet, f"{row.name}, {row.venue} {row.year}{arxiv}")
     Console().print(table, highlight=False)
     ready = sum(row.status == "ready" for row in rows)
     Console().print(
