@@ -54,5 +54,9 @@ class UnknownNameError(SurefootError):
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}."
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"known: {', '.join(known[:12])}{f' and {len(known) - 12} more' if len(known) > 12 else ''}."
+        )
         super().__init__(f"unknown {kind} {name!r}: {hint}")

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from surefoot.data.log import Log
 from surefoot.data.spec import Continuous, Spec
+from surefoot.envs.making import env_spaces
 from surefoot.errors import PolicyError
-from surefoot.evaluation.rollouts import Step, env_spaces, play
+from surefoot.evaluation.rollouts import Step, play
 from surefoot.policies.base import Memory, Policy
 
 

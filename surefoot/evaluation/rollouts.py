@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from math import ceil, prod
 from typing import Protocol
 
@@ -26,9 +25,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-import surefoot.envs  # noqa: F401  (registers surefoot/Name-v0)
 from surefoot.data.spec import Continuous, Discrete, Spec
-from surefoot.errors import ConfigError, EnvError, PolicyError, UnknownNameError
+from surefoot.envs.making import env_spec, make_env, time_limit
+from surefoot.errors import ConfigError, EnvError, PolicyError
 from surefoot.policies.base import Memory, Policy
 
 VECTOR_SLOTS = 1024  # slots side by side where the environment is vectorised itself (fits the caches)
@@ -73,28 +72,6 @@ class Step:
     truncated: np.ndarray
 
 
-def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """Gymnasium's entry for an id (`module:Name-v0` imports the module first). Raises UnknownNameError or EnvError."""
-    try:
-        if ":" in env_id:
-            import_module(env_id.split(":", 1)[0])
-        return gym.spec(env_id.split(":", 1)[-1])
-    except ModuleNotFoundError as error:
-        raise EnvError(f"environment {env_id!r}: the module {error.name!r} cannot be imported: is it installed?") from None
-    except gym.error.Error:
-        raise UnknownNameError("environment", env_id, gym.registry) from None
-
-
-def time_limit(env_id: str, max_steps: int | None = None) -> int:
-    """Steps after which an episode is cut off. Raises EnvError if neither the environment nor the caller gives one."""
-    limit = max_steps if max_steps is not None else env_spec(env_id).max_episode_steps
-    if limit is None:
-        raise EnvError(f"environment {env_id!r} has no time limit of its own: give a number of steps (max_steps).")
-    if limit < 1:
-        raise ConfigError(f"max_steps is {limit}: it must be at least 1.")
-    return limit
-
-
 class Slots:
     """Environments of one id that play a wave of episodes together; finished slots are not stepped any more."""
 
@@ -103,15 +80,12 @@ class Slots:
         self.vector: gym.vector.VectorEnv | None = None
         self.envs: list[gym.Env] = []
         spec = env_spec(env_id)
-        try:
-            if spec.vector_entry_point is not None and not spec.additional_wrappers:
-                vector = gym.make_vec(spec, n, vectorization_mode="vector_entry_point", max_episode_steps=limit)
-                if vector.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP:  # its last step shows the final observation
-                    self.vector = vector
-            if self.vector is None:
-                self.envs = [gym.make(spec, max_episode_steps=limit, disable_env_checker=True) for _ in range(n)]
-        except (gym.error.Error, ImportError) as error:
-            raise EnvError(f"environment {env_id!r} cannot be made: {str(error).splitlines()[0]}") from None
+        if spec.vector_entry_point is not None and not spec.additional_wrappers:
+            vector = gym.make_vec(spec, n, vectorization_mode="vector_entry_point", max_episode_steps=limit)
+            if vector.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP:  # its last step shows the final observation
+                self.vector = vector
+        if self.vector is None:
+            self.envs = [make_env(env_id, max_episode_steps=limit, disable_env_checker=True) for _ in range(n)]
         if self.vector is not None:
             obs_space, act_space = self.vector.single_observation_space, self.vector.single_action_space
         else:
@@ -134,8 +108,8 @@ class Slots:
     def reset(self, seed: int, members: int, first: int) -> np.ndarray:
         """Start a wave whose slots are episodes first, first+1, … of each member; observations `[n, *obs_shape]`."""
         if self.vector is not None:
-            return np.array(self.vector.reset(seed=_draw_seed(seed, 1, first))[0])
-        seeds = [_draw_seed(seed, 0, f, first + i) for f in range(members) for i in range(self.n // members)]
+            return np.array(self.vector.reset(seed=derive_seed(seed, 1, first))[0])
+        seeds = [derive_seed(seed, 0, f, first + i) for f in range(members) for i in range(self.n // members)]
         self.obs = np.stack([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
         return self.obs.copy()
 
@@ -154,14 +128,7 @@ class Slots:
             env.close()
 
 
-def env_spaces(env_id: str) -> Spec:
-    """What an environment shows and takes."""
-    slots = Slots(env_id, 1, time_limit(env_id, 1))
-    slots.close()
-    return slots.spec
-
-
-def _draw_seed(seed: int, *key: int) -> int:
+def derive_seed(seed: int, *key: int) -> int:
     """A seed of 31 bits that is independent of those with another key."""
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0] >> 1)
 
@@ -217,7 +184,7 @@ def play(
     waves = ceil(episodes / (n_envs or max(1, room // members)))
     size = ceil(episodes / waves)
     device = device_of(policy)
-    generator = torch.Generator(device).manual_seed(_draw_seed(seed, 2))
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, 2))
     slots = Slots(env_id, members * size, limit)
     try:
         check_fits(policy, env_id, slots.spec)

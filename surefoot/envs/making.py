@@ -1,0 +1,50 @@
+"""Gymnasium's registry with our errors: what an id stands for, what it shows and takes, how long its episodes may be."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from surefoot.data.spec import Spec
+from surefoot.errors import ConfigError, EnvError, UnknownNameError
+
+
+def env_spec(env_id: str) -> EnvSpec:
+    """Gymnasium's entry for an id (`module:Name-v0` imports the module first). Raises UnknownNameError or EnvError."""
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            import_module(module)
+        return gym.spec(name)
+    except ModuleNotFoundError as error:
+        raise EnvError(f"environment {env_id!r}: the module {error.name!r} cannot be imported: is it installed?") from None
+    except gym.error.Error:
+        raise UnknownNameError("environment", env_id, gym.registry) from None
+
+
+def make_env(env_id: str, **options: object) -> gym.Env:
+    """One environment. Raises EnvError in a sentence where Gymnasium cannot make it (a missing package, an old version)."""
+    spec = env_spec(env_id)
+    try:
+        return gym.make(spec, **options)  # type: ignore[arg-type]
+    except (gym.error.Error, ImportError) as error:
+        raise EnvError(f"environment {env_id!r} cannot be made: {str(error).splitlines()[0]}") from None
+
+
+def env_spaces(env_id: str) -> Spec:
+    """What an environment shows and takes."""
+    env = make_env(env_id)
+    env.close()
+    return Spec.from_env(env)
+
+
+def time_limit(env_id: str, max_steps: int | None = None) -> int:
+    """Steps after which an episode is cut off. Raises EnvError if neither the environment nor the caller gives a number."""
+    limit = max_steps if max_steps is not None else env_spec(env_id).max_episode_steps
+    if limit is None:
+        raise EnvError(f"environment {env_id!r} has no time limit of its own: give a number of steps (max_steps).")
+    if limit < 1:
+        raise ConfigError(f"max_steps is {limit}: it must be at least 1.")
+    return limit
