@@ -31,7 +31,7 @@ from surefoot.errors import ConfigError, EnvError, PolicyError
 from surefoot.policies.base import Memory, Policy
 
 VECTOR_SLOTS = 1024  # slots side by side where the environment is vectorised itself (fits the caches)
-SINGLE_SLOTS = 128  # slots side by side where each is an environment object of its own
+SINGLE_SLOTS = 64  # slots side by side where each is an environment object of its own
 
 
 class Perturbation(Protocol):

@@ -60,7 +60,7 @@ class External(Policy):
 
 
 class FunctionPolicy(External):
-    """A function of a batch of observations, numpy `[n, *obs_shape]` float32 to actions `[n, A]` or `[n]`."""
+    """A function of a batch of observations, numpy `[n, *obs_shape]` float32 to actions `[n, A]` or `[n]`; its own errors pass through."""
 
     differentiable = False
 

@@ -1,0 +1,59 @@
+"""What a command on policies is about: each policy with its environment, from the command line or from its run's settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surefoot.errors import CheckpointError, ConfigError
+from surefoot.policies.base import Policy
+from surefoot.policies.loading import load_policy, run_folder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy as it was named, loaded, with where it is to be judged."""
+
+    name: str
+    policy: Policy
+    env: str
+    max_steps: int | None  # None: the environment's own limit
+    run: Path | None  # its run folder, if it has one
+
+    @property
+    def members(self) -> int:
+        return self.policy.copies[0] if self.policy.copies else 1
+
+
+def load_subjects(refs: Sequence[str], *, env: str | None, max_steps: int | None = None, trust: bool = False) -> list[Subject]:
+    """The policies named on the command line. Environment and step limit default to those of each policy's own run.
+
+    Raises ConfigError if no policy is named or none of the two names an environment, and what `load_policy` raises.
+    """
+    if not refs:
+        raise ConfigError("no policy was named: give a run folder, DIR@MEMBER, sb3:FILE.zip, onnx:FILE or python:MODULE:NAME.")
+    return [_subject(ref, env, max_steps, trust) for ref in refs]
+
+
+def _subject(ref: str, env: str | None, max_steps: int | None, trust: bool) -> Subject:
+    run = run_folder(ref)
+    settings = read_settings(run) if run is not None else {}
+    where = env or settings.get("env")
+    policy = load_policy(ref, trust=trust, env_id=where)
+    if where is None:
+        raise ConfigError(f"{ref} does not say where it acts: name the environment (--env).")
+    same = where == settings.get("env")  # the run's limit belongs to the run's environment
+    limit = max_steps if max_steps is not None or not same else settings.get("max_steps")
+    return Subject(ref, policy, where, limit, run)
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """A run's `config.json`. Raises CheckpointError if it is not readable JSON."""
+    try:
+        settings = json.loads((run / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run / 'config.json'} cannot be read: {error}.") from None
+    return settings if isinstance(settings, dict) else {}
