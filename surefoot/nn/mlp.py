@@ -32,18 +32,29 @@ class MLP(nn.Module):
             self.biases.append(nn.Parameter(bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.copies:
-            return _chain(x, list(self.weights), list(self.biases))
-        n = prod(self.copies)
-        x = x.expand(*self.copies, *x.shape[-2:]).reshape(n, *x.shape[-2:])
-        weights = [w.flatten(0, -3) for w in self.weights]
-        biases = [b.flatten(0, -2) for b in self.biases]
-        if x.device.type == "cpu":  # one matrix product a copy: on CPU faster than batched products (see benchmarks/)
-            split_w, split_b = [w.unbind() for w in weights], [b.unbind() for b in biases]
-            y = torch.stack([_chain(xi, [w[i] for w in split_w], [b[i] for b in split_b]) for i, xi in enumerate(x.unbind())])
-        else:
-            y = _chain(x, weights, [b.unsqueeze(-2) for b in biases])
-        return y.reshape(*self.copies, *y.shape[-2:])
+        return _stacked(x, list(self.weights), list(self.biases), self.copies)
+
+    def only(self, x: Tensor, index: int) -> Tensor:
+        """The network `index` of the last axis of `copies` alone: `[*copies[:-1], B, in] -> [*copies[:-1], B, out]`."""
+        weights = [w.select(-3, index) for w in self.weights]
+        biases = [b.select(-2, index) for b in self.biases]
+        return _stacked(x, weights, biases, self.copies[:-1])
+
+
+def _stacked(x: Tensor, weights: list[Tensor], biases: list[Tensor], copies: tuple[int, ...]) -> Tensor:
+    """The layers of all copies: `[*copies, B, in]` (or without some of the leading axes) to `[*copies, B, out]`."""
+    if not copies:
+        return _chain(x, weights, biases)
+    n = prod(copies)
+    x = x.expand(*copies, *x.shape[-2:]).reshape(n, *x.shape[-2:])
+    weights = [w.flatten(0, -3) for w in weights]
+    biases = [b.flatten(0, -2) for b in biases]
+    if x.device.type == "cpu":  # one matrix product a copy: on CPU faster than batched products (see benchmarks/)
+        split_w, split_b = [w.unbind() for w in weights], [b.unbind() for b in biases]
+        y = torch.stack([_chain(xi, [w[i] for w in split_w], [b[i] for b in split_b]) for i, xi in enumerate(x.unbind())])
+    else:
+        y = _chain(x, weights, [b.unsqueeze(-2) for b in biases])
+    return y.reshape(*copies, *y.shape[-2:])
 
 
 def _chain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -79,3 +90,8 @@ class Critic(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)
         return self.net(x.unsqueeze(-3)).squeeze(-1)
+
+    def first(self, *inputs: Tensor) -> Tensor:
+        """The first network alone, `[*copies, B]`: what TD3's actor climbs, without the cost of the others."""
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)
+        return self.net.only(x, 0).squeeze(-1)
