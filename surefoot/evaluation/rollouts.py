@@ -27,6 +27,7 @@ from torch import Tensor
 
 from surefoot.data.spec import Continuous, Discrete, Spec
 from surefoot.envs.making import env_spec, make_env, time_limit
+from surefoot.envs.seeding import derive_seed
 from surefoot.errors import ConfigError, EnvError, PolicyError
 from surefoot.policies.base import Memory, Policy
 
@@ -126,11 +127,6 @@ class Slots:
     def close(self) -> None:
         for env in [self.vector] if self.vector is not None else self.envs:
             env.close()
-
-
-def derive_seed(seed: int, *key: int) -> int:
-    """A seed of 31 bits that is independent of those with another key."""
-    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0] >> 1)
 
 
 def check_fits(policy: Policy, env_id: str, env: Spec) -> None:

@@ -36,6 +36,14 @@ class Policy(nn.Module):
         """Actions in the environment's units: `[*copies, n, A]` float or `[*copies, n]` int64, and the new memory."""
         raise NotImplementedError
 
+    def remember(self, obs: Tensor, memory: Memory) -> Memory:
+        """The memory after `obs` was seen, without acting; what `act` would return beside its action."""
+        return memory
+
+    def decide(self, obs: Tensor, memory: Memory = None) -> Tensor:
+        """`forward` for a policy that has `memory` of the steps before: the differentiable decision at `obs`, without any draw."""
+        return self(obs)
+
     def member(self, index: int) -> Policy:
         """One policy of a fleet, as a lone policy that shares no storage with it."""
         raise NotImplementedError

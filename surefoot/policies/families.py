@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from surefoot.data.spec import Spec, box_action
 from surefoot.nn.distributions import TanhNormal
@@ -124,5 +124,5 @@ class Categorical(NetworkPolicy):
         return draw, memory
 
 
-FAMILIES: dict[str, type[nn.Module]] = {"deterministic": Deterministic, "gaussian": Gaussian, "categorical": Categorical}
+FAMILIES: dict[str, type[NetworkPolicy]] = {"deterministic": Deterministic, "gaussian": Gaussian, "categorical": Categorical}
 """Names under which `policies.saving` stores and rebuilds network policies."""

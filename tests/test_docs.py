@@ -1,0 +1,134 @@
+"""What README and docs show works: Python blocks run on small numbers, commands parse, links lead somewhere, examples run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tyro
+
+from surefoot.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [match["body"] for match in FENCE.finditer(path.read_text(encoding="utf-8")) if match["language"] == language]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every `surefoot …` line of a shell block, and in running text."""
+    for path in PAGES:
+        for block in blocks(path, "bash"):
+            yield from ((name_of(path), line) for line in block.splitlines() if line.startswith("surefoot "))
+        prose = FENCE.sub("", path.read_text(encoding="utf-8"))
+        yield from ((name_of(path), line) for line in re.findall(r"`(surefoot [a-z][^`<>]*)`", prose) if not re.search(r"[A-Z]{3}", line))
+
+
+def smaller(code: str) -> str:
+    """The same code with few steps and episodes."""
+    code = re.sub(r"\b\d+_000\b", "10", code)
+    return re.sub(r"(episodes=)\d+", r"\g<1>2", code)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with what the pages assume: a log of one's own, a trained run, a Stable-Baselines3 agent."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def own_log(folder: Path) -> None:
+    from surefoot.data.writers import write_log
+    from surefoot.recipes.pendulum import mixed_log
+
+    write_log(mixed_log(seed=0, good=1, random=1), folder / "my_log.npz")
+
+
+def own_run(folder: Path) -> None:
+    from surefoot.methods.registry import learner
+    from surefoot.data.spec import Discrete, Spec
+    from surefoot.policies.families import Categorical
+    from surefoot.policies.saving import save_policy
+
+    save_policy(Categorical(Spec((4,), Discrete(2)), (16,), (2,)), folder / "runs" / "my-run" / "policy")
+    assert learner("dqn")
+
+
+def own_agent(folder: Path) -> None:
+    from stable_baselines3 import DQN
+
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=10).save(folder / "agent.zip")
+
+
+NEEDS = {"my_log.npz": own_log, "runs/my-run": own_run, "agent.zip": own_agent}
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if blocks(path, "python")], ids=name_of)
+def test_python_blocks_run(path, workplace):
+    code = "\n".join(blocks(path, "python"))
+    for name, make in NEEDS.items():
+        if name in code:
+            make(workplace)
+    exec(compile(smaller(code), str(path), "exec"), {"__name__": "page"})
+
+
+class ParsedError(Exception):
+    """The command line was understood; nothing is run."""
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
+def test_commands_parse(page, line, workplace, monkeypatch):
+    real = tyro.cli
+
+    def parse_only(*args, **kwargs):
+        real(*args, **kwargs)
+        raise ParsedError
+
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    argv = shlex.split(line, comments=True)[1:]
+    try:
+        code = main(argv)
+    except ParsedError:
+        return
+    assert code == 0 and (len(argv) == 1 or "--help" in argv), f"{page}: `{line}` was not parsed by tyro (exit code {code})"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path):
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), f"{name_of(path)} links to {target}, which does not exist"
+
+
+def test_pages_show_no_machine_paths():
+    for path in PAGES:
+        assert not re.search(r"(?<![\w.])/(home|root|work|tmp|Users)/", path.read_text(encoding="utf-8")), name_of(path)
+
+
+def test_every_ready_method_is_in_the_navigation():
+    from surefoot.catalog import ROWS
+
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [row.slug for row in ROWS if row.status == "ready" and f"methods/{row.slug}.md" not in nav] == []
+
+
+@pytest.mark.parametrize(("script", "size"), [("own_data", "20"), ("open_loop", "20"), ("certify_sb3", "20")])
+def test_examples_run(script, size, tmp_path):
+    path = ROOT / "examples" / f"{script}.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, path, size], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
