@@ -6,8 +6,10 @@ from importlib import import_module
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
 from surefoot.data.spec import Spec
+from surefoot.envs.wrappers import NoisyObservation
 from surefoot.errors import ConfigError, EnvError, UnknownNameError
 
 
@@ -48,3 +50,20 @@ def time_limit(env_id: str, max_steps: int | None = None) -> int:
     if limit < 1:
         raise ConfigError(f"max_steps is {limit}: it must be at least 1.")
     return limit
+
+
+def training_env(env_id: str, *, frame_stack: int = 1, noise: float = 0.0, max_steps: int | None = None) -> gym.Env:
+    """One environment to learn in: env -> noise -> frame stack -> flatten.
+
+    Noise is drawn once for each new frame; `frame_stack` > 1 shows the last frames in one vector, oldest first, the first frame
+    repeated at an episode's start: what `FrameStack(policy, frame_stack)` shows its inner policy in the environment without
+    wrappers. `max_steps`: the time limit (None: the environment's own).
+    """
+    if frame_stack < 1:
+        raise ConfigError(f"frame_stack is {frame_stack}: an observation holds at least 1 frame.")
+    env = make_env(env_id, max_episode_steps=time_limit(env_id, max_steps), disable_env_checker=True)
+    if noise != 0.0:
+        env = NoisyObservation(env, noise)
+    if frame_stack > 1:
+        env = FlattenObservation(FrameStackObservation(env, frame_stack))
+    return env

@@ -59,7 +59,7 @@ class Method:
             elif isinstance(value, torch.Generator):
                 state[name] = value.get_state()
             elif isinstance(value, Tensor):
-                state[name] = value
+                state[name] = value.detach()
             elif isinstance(value, int) and not isinstance(value, bool):
                 state[name] = torch.tensor(value)
         return state
@@ -76,7 +76,7 @@ class Method:
             elif isinstance(value, torch.Generator):
                 value.set_state(state[name].cpu())
             elif isinstance(value, Tensor):
-                value.copy_(state[name])
+                value.detach().copy_(state[name])  # of a learned tensor too
             elif isinstance(value, int) and not isinstance(value, bool):
                 setattr(self, name, int(state[name]))
 

@@ -28,14 +28,44 @@ class TanhNormal:
         """A reparameterised draw `[*copies, B, A]` and its log-probability `[*copies, B]`."""
         noise = torch.empty_like(self.mu).normal_(generator=generator)
         u = self.mu + self.log_std.exp() * noise
-        return torch.tanh(u), self._log_prob(u, noise)
+        return torch.tanh(u), _tanh_normal(u, noise, self.log_std)
+
+    def samples(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n draws of each, without gradient: `[*copies, n, B, A]` and their log-probabilities `[*copies, n, B]`."""
+        mu, log_std = self.mu.detach().unsqueeze(-3), self.log_std.detach().unsqueeze(-3)
+        noise = mu.new_empty(*mu.shape[:-3], n, *mu.shape[-2:]).normal_(generator=generator)
+        u = mu + log_std.exp() * noise
+        return torch.tanh(u), _tanh_normal(u, noise, log_std)
 
     def log_prob(self, unit: Tensor) -> Tensor:
         """Log-density `[*copies, B]` of an action in (-1, 1) (clamped 1e-6 inside, where atanh is finite)."""
         u = torch.atanh(unit.clamp(-1.0 + 1e-6, 1.0 - 1e-6))
-        return self._log_prob(u, (u - self.mu) / self.log_std.exp())
+        return _tanh_normal(u, (u - self.mu) / self.log_std.exp(), self.log_std)
 
-    def _log_prob(self, u: Tensor, noise: Tensor) -> Tensor:
-        normal = -0.5 * noise.square() - self.log_std - 0.5 * log(2.0 * pi)
-        log_det = 2.0 * (log(2.0) - u - softplus(-2.0 * u))  # log(1 - tanh(u)^2), stable for large |u|
-        return (normal - log_det).sum(-1)
+
+class Normal:
+    """N(mu, exp(log_std)^2) with independent dimensions; `mu` `[*copies, B, A]`, `log_std` shaped like it or `[*copies, 1, A]`."""
+
+    def __init__(self, mu: Tensor, log_std: Tensor):
+        self.mu, self.log_std = mu, log_std
+
+    def mode(self) -> Tensor:
+        return self.mu
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw `[*copies, B, A]`."""
+        return self.mu + self.log_std.exp() * torch.empty_like(self.mu).normal_(generator=generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density `[*copies, B]` of `x` `[*copies, B, A]`."""
+        return _normal((x - self.mu) / self.log_std.exp(), self.log_std)
+
+
+def _normal(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density of mu + exp(log_std) noise, summed over the last axis."""
+    return (-0.5 * noise.square() - log_std - 0.5 * log(2.0 * pi)).sum(-1)
+
+
+def _tanh_normal(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density of tanh(u), u = mu + exp(log_std) noise: the normal's less log(1 - tanh(u)^2), stable for large |u|."""
+    return _normal(noise, log_std) - 2.0 * (log(2.0) - u - softplus(-2.0 * u)).sum(-1)

@@ -18,14 +18,17 @@ def adam(params: Iterable[Tensor], lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(params, lr=lr, fused=True, capturable=params[0].is_cuda)
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float | None = None, copies: tuple[int, ...] = ()) -> None:
     """One step on `loss`, with gradients of the optimiser's own parameters and nothing else.
 
-    `loss` is a scalar: the batch mean, summed over copies, which keeps the gradients of a fleet's members separate.
+    `loss` is a scalar: the batch mean, summed over copies, which keeps the gradients of a fleet's members separate. `max_norm`
+    bounds the gradient's norm, of each of the `copies` by itself.
     """
     params = [p for group in optimiser.param_groups for p in group["params"]]
     for p, g in zip(params, torch.autograd.grad(loss, params), strict=True):
         p.grad = g
+    if max_norm is not None:
+        clip_norm_(params, max_norm, copies)
     optimiser.step()
 
 
