@@ -1,4 +1,4 @@
-"""Families of policies on vector observations: deterministic, squashed Gaussian, and categorical."""
+"""Families of policies on vector observations: deterministic, squashed Gaussian, normal around a squashed mean, and categorical."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surefoot.data.spec import Spec, box_action
-from surefoot.nn.distributions import TanhNormal
+from surefoot.nn.distributions import LOG_STD_MAX, LOG_STD_MIN, Normal, TanhNormal
 from surefoot.nn.mlp import MLP
 from surefoot.nn.normaliser import Normaliser
 from surefoot.policies.base import Memory, Policy, check_member
@@ -49,8 +49,8 @@ class NetworkPolicy(Policy):
         if self.normaliser.active:
             spec = replace(spec, obs_mean=mean[index] if own else mean, obs_std=std[index] if own else std)
         lone = type(self)(spec, self.hidden, device=str(mean.device))
-        state = {k: v[index] if self.copies else v for k, v in self.net.state_dict().items()}
-        lone.net.load_state_dict(state)
+        state = {name: p[index] if self.copies else p for name, p in self.named_parameters()}
+        lone.load_state_dict(state, strict=False)  # the normaliser's buffers come with the spec
         return lone
 
 
@@ -103,6 +103,43 @@ class Gaussian(NetworkPolicy):
         return box_action(unit, self.spec.box), memory
 
 
+class NormalPolicy(NetworkPolicy):
+    """a ~ N(tanh(f(obs)), sigma^2) clipped to [-1, 1], in the box; one learned sigma an action dimension: IQL's policy.
+
+    Greedy takes the mean. The log of sigma is kept in [-5, 2], as in the official code of IQL.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int],
+        copies: tuple[int, ...] = (),
+        *,
+        device: str = "cpu",
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(spec, hidden, copies, device=device, generator=generator)
+        self.log_std = nn.Parameter(torch.zeros(*copies, spec.box.dim, device=device))
+
+    @staticmethod
+    def n_out(spec: Spec) -> int:
+        return spec.box.dim
+
+    def distribution(self, scaled_obs: Tensor) -> Normal:
+        """Distribution of the unit action (before it is clipped), of observations that are already normalised."""
+        return Normal(torch.tanh(self.net(scaled_obs)), self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).unsqueeze(-2))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return box_action(self.distribution(self.normaliser(self.flat(obs))).mode(), self.spec.box)
+
+    def act(
+        self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Memory]:
+        d = self.distribution(self.normaliser(self.flat(obs)))
+        unit = d.mode() if greedy else d.sample(generator).clamp(-1.0, 1.0)
+        return box_action(unit, self.spec.box), memory
+
+
 class Categorical(NetworkPolicy):
     """Discrete actions from logits or action values `[*copies, n, n_actions]`: argmax if greedy, else a softmax draw."""
 
@@ -124,5 +161,10 @@ class Categorical(NetworkPolicy):
         return draw, memory
 
 
-FAMILIES: dict[str, type[NetworkPolicy]] = {"deterministic": Deterministic, "gaussian": Gaussian, "categorical": Categorical}
+FAMILIES: dict[str, type[NetworkPolicy]] = {
+    "deterministic": Deterministic,
+    "gaussian": Gaussian,
+    "normal": NormalPolicy,
+    "categorical": Categorical,
+}
 """Names under which `policies.saving` stores and rebuilds network policies."""
