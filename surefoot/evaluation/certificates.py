@@ -5,20 +5,28 @@ If an event has probability at least p while the policy observes o_t + N(0, sigm
 with sqrt(sum_t |eps_t|^2) <= B it keeps at least Phi(Phi^-1(p) - B/sigma): Eq. (1) below. Written for the events
 {return > x} and integrated over x this bounds the expected return: Eq. (2). The probabilities come from unattacked episodes.
 
+The bounds are pure functions of returns; `certify` plays the episodes and applies them.
+
 Departures: the DKW form takes an explicit `r_min` (the official script assumes 0), and returns that are not integers can be
 bounded with Clopper-Pearson too, on a grid that is fixed before the episodes are played.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
-from surefoot.errors import ConfigError, DataError
+from surefoot.envs.making import env_spec, time_limit
+from surefoot.errors import ConfigError, DataError, PolicyError
+from surefoot.evaluation.rollouts import rollout
 from surefoot.evaluation.statistics import sample
+from surefoot.policies.base import Policy
+from surefoot.steering.smoothed import Smoothed
 
 Bound = Literal["clopper", "dkw"]
 Numbers = float | Sequence[float] | np.ndarray
@@ -157,3 +165,151 @@ def _check_alpha(alpha: float) -> float:
     if not 0.0 < alpha < 1.0:
         raise ConfigError(f"alpha is {alpha}: the probability of error must lie between 0 and 1.")
     return alpha
+
+
+# --- playing and certifying -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReturnRange:
+    """What an environment's rewards can be: at each step in [low, high], and once in an episode up to `bonus` more."""
+
+    low: float
+    high: float
+    bonus: float = 0.0
+    integer: bool = False
+
+    def over(self, steps: int) -> tuple[float, float]:
+        """Limits of the return of an episode of 1 to `steps` steps."""
+        return min(0.0, self.low * steps), max(0.0, self.high * steps) + self.bonus
+
+
+RETURN_RANGES = {
+    "CartPole-v0": ReturnRange(0.0, 1.0, integer=True),
+    "CartPole-v1": ReturnRange(0.0, 1.0, integer=True),
+    "Acrobot-v1": ReturnRange(-1.0, 0.0, integer=True),
+    "MountainCar-v0": ReturnRange(-1.0, 0.0, integer=True),
+    "MountainCarContinuous-v0": ReturnRange(-0.10001, 0.0, bonus=100.0),  # -0.1 a^2, rounded outwards
+    "Pendulum-v1": ReturnRange(-16.2737, 0.0),  # -(pi^2 + 0.1 * 8^2 + 0.001 * 2^2), rounded outwards
+}
+"""Environments whose rewards are known from their definition, as Gymnasium registers them (without options of one's own)."""
+
+
+def return_range(env_id: str, max_steps: int | None = None) -> tuple[float, float, bool] | None:
+    """Least and greatest return an episode can have, and whether all are integers; None where that is not known."""
+    spec = env_spec(env_id)
+    known = RETURN_RANGES.get(spec.id) if not spec.kwargs else None
+    return None if known is None else (*known.over(time_limit(env_id, max_steps)), known.integer)
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """Lower bounds on the expected return of a smoothed policy against every attacker with a total l2 budget, and what they rest on.
+
+    All of `lower` holds together with confidence 1 - alpha: every budget, and every member of a fleet.
+    """
+
+    returns: np.ndarray  # [*copies, n] of the noisy, unattacked episodes
+    budgets: np.ndarray  # [K] in units of the observation
+    lower: np.ndarray  # [*copies, K]
+    sigma: float
+    alpha: float
+    bound: Bound
+    r_min: float
+    r_max: float | None
+    env_id: str
+    max_steps: int  # steps after which an episode was cut off
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for JSON; `members` has one entry for a lone policy too."""
+        members = zip(self.returns.reshape(-1, self.returns.shape[-1]), self.lower.reshape(-1, self.lower.shape[-1]), strict=True)
+        return {
+            "env": self.env_id,
+            "max_steps": self.max_steps,
+            "episodes": self.returns.shape[-1],
+            "seed": self.seed,
+            "sigma": self.sigma,
+            "alpha": self.alpha,
+            "bound": self.bound,
+            "r_min": self.r_min,
+            "r_max": self.r_max,
+            "budgets": self.budgets.tolist(),
+            "members": [
+                {"member": i, "mean": float(returns.mean()), "lower": lower.tolist(), "returns": returns.tolist()}
+                for i, (returns, lower) in enumerate(members)
+            ],
+        }
+
+
+def certify(
+    policy: Policy,
+    env_id: str,
+    budgets: Numbers,
+    *,
+    episodes: int = 10_000,
+    alpha: float = 0.05,
+    bound: Bound | Literal["auto"] = "auto",
+    r_min: float | None = None,
+    r_max: float | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    n_envs: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Certificate:
+    """Play `episodes` whole episodes of a `Smoothed` policy, greedy but for its noise and not attacked, and bound its return.
+
+    The seed must not be one that the policy, sigma or anything else was chosen with. `r_min` and `r_max` are known for the
+    environments in `RETURN_RANGES`. "auto" takes the Clopper-Pearson bound where returns are known to be integers and else the
+    DKW band, before an episode is played. The members of a fleet share alpha equally (a union bound), so that the best of them may
+    be picked by its bound; a member certified alone has all of it. `progress` is called with the number of finished episodes.
+
+    Raises PolicyError for a policy that is not smoothed, ConfigError for settings outside their range or a return range that is
+    not known, DataError for a return outside it, and what `rollout` raises.
+    """
+    if not isinstance(policy, Smoothed):
+        raise PolicyError(f"a {type(policy).__name__} policy has no certificate: wrap it with noise, Smoothed(policy, sigma), first.")
+    levels = check_settings(budgets, policy.sigma, alpha)  # before the episodes are played
+    low, high, bound = settle_range(env_id, max_steps, bound, r_min, r_max)
+    played = rollout(policy, env_id, episodes, seed=seed, max_steps=max_steps, n_envs=n_envs, progress=progress)
+    members = played.returns.reshape(-1, episodes)
+    own = alpha / prod(policy.copies)
+    lower = [certified_return(r, levels, policy.sigma, alpha=own, bound=bound, r_min=low, r_max=high) for r in members]
+    shape = (*policy.copies, levels.size)
+    limit = time_limit(env_id, max_steps)
+    return Certificate(played.returns, levels, np.reshape(lower, shape), policy.sigma, alpha, bound, low, high, env_id, limit, seed)
+
+
+def check_settings(budgets: Numbers, sigma: float, alpha: float) -> np.ndarray:
+    """The budgets `[K]`; raises ConfigError for numbers outside their range."""
+    levels = np.atleast_1d(np.asarray(budgets, np.float64))
+    if levels.ndim != 1 or levels.size == 0:
+        raise ConfigError("no attack budget was given: give one or more, in units of the observation.")
+    gaussian_shift(0.5, levels, sigma)
+    _check_alpha(alpha)
+    return levels
+
+
+def settle_range(
+    env_id: str, max_steps: int | None, bound: Bound | Literal["auto"], r_min: float | None, r_max: float | None
+) -> tuple[float, float | None, Bound]:
+    """The return range, from the caller or the table, and the bound that it allows."""
+    if bound not in ("auto", "clopper", "dkw"):
+        raise ConfigError(f"bound is {bound!r}: it must be 'auto', 'clopper' or 'dkw'.")
+    known = return_range(env_id, max_steps)
+    low = known[0] if r_min is None and known is not None else r_min
+    high = known[1] if r_max is None and known is not None else r_max
+    if low is None:
+        raise ConfigError(
+            f"the range of returns of {env_id} is not known: give r_min (--r-min), a value that no episode can fall below,"
+            " and r_max (--r-max) too if all returns are integers and bound is 'clopper'."
+        )
+    if bound == "auto":
+        bound = "clopper" if known is not None and known[2] else "dkw"
+    nothing = np.empty(0)
+    _check_range(nothing, low, high)
+    if high is not None and not high > low:
+        raise ConfigError(f"r_min is {low} and r_max {high}: the range of returns must not be empty.")
+    if bound == "clopper":
+        _integer_grid(nothing, low, high)
+    return low, high, bound

@@ -14,7 +14,7 @@ that use it results are a deterministic function of the seed, `n_envs` and the n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Protocol
@@ -220,10 +220,14 @@ def rollout(
     max_steps: int | None = None,
     n_envs: int | None = None,
     perturb: Perturbation | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Rollout:
-    """Returns and lengths of `episodes` whole episodes of each copy; arguments and errors as in `play`."""
+    """Returns and lengths of `episodes` whole episodes of each copy; arguments and errors as in `play`.
+
+    `progress` is called after each step with the number of episodes that have ended so far, over all copies.
+    """
     waves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    first = -1
+    first, ended = -1, 0
     for step in play(policy, env_id, episodes, seed=seed, greedy=greedy, max_steps=max_steps, n_envs=n_envs, perturb=perturb):
         if step.first != first:
             first = step.first
@@ -232,4 +236,7 @@ def rollout(
         returns += np.where(step.alive, step.reward, 0.0)
         lengths += step.alive
         terminated |= step.alive & step.terminated
+        if progress is not None:
+            ended += int((step.alive & (step.terminated | step.truncated)).sum())
+            progress(ended)
     return Rollout(*(np.concatenate(parts, -1) for parts in zip(*waves, strict=True)))
