@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from surefoot.errors import CheckpointError, ConfigError
+from surefoot.files import replacing_file
 from surefoot.policies.base import Policy
-from surefoot.policies.loading import load_policy, run_folder
+from surefoot.policies.loading import load_policy, policy_folder, run_folder, split_reference
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,18 @@ def read_settings(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run / 'config.json'} cannot be read: {error}.") from None
     return settings if isinstance(settings, dict) else {}
+
+
+def write_evidence(subject: Subject, name: str, result: Mapping[str, Any], console: Console) -> None:
+    """Keep what was found out about a run's policy in its folder, for the report: `RUN/evidence/NAME.json`.
+
+    A member or the best policy has a file of its own: `NAME@2.json`, `NAME-best.json`. Policies without a run folder have none.
+    """
+    if subject.run is None:
+        return
+    folder, member = split_reference(subject.name)
+    best = "-best" if policy_folder(folder).name == "policy_best" else ""
+    path = subject.run / "evidence" / f"{name}{best}{'' if member is None else f'@{member}'}.json"
+    with replacing_file(path) as new:
+        new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    console.print(f"kept    {path}", highlight=False, soft_wrap=True)

@@ -106,8 +106,9 @@ class Log:
         if not scale_obs:
             return spec
         obs = self.transitions.obs
-        mean = obs.mean(0, dtype=torch.float64)
-        square = sum(((part.double() - mean) ** 2).sum(0) for part in obs.split(1 << 18))
+        parts = obs.split(1 << 18)  # in pieces: a whole log in float64 would be larger than the log
+        mean = torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0) / len(self)
+        square = sum(((part.double() - mean) ** 2).sum(0) for part in parts)
         std = torch.sqrt(torch.as_tensor(square) / len(self))
         scale = torch.where(std < 1e-6, torch.ones_like(std), std + 1e-3)
         return replace(spec, obs_mean=mean.float(), obs_std=scale.float())

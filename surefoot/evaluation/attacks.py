@@ -124,13 +124,11 @@ class Attack:
 
     def direction(self, gradient: Tensor, counted: Tensor) -> Tensor:
         """The steepest direction: of l2 norm 1, or the sign; zero where the gradient is. Keeps count of those that vanish."""
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-        size = gradient.norm(dim=-1, keepdim=True)
+        size = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        usable = (size > 0.0) & (size < inf)
         self.gradients += counted.sum(-1)
-        self.vanished += (counted & (size.squeeze(-1) == 0.0)).sum(-1)
-        if self.norm == "linf":
-            return gradient.sign()
-        return gradient / size.clamp_min(torch.finfo(size.dtype).tiny)
+        self.vanished += (counted & ~usable.squeeze(-1)).sum(-1)
+        return torch.where(usable, gradient.sign() if self.norm == "linf" else gradient / size, 0.0)
 
     def random(self, like: Tensor, inside: bool) -> Tensor:
         """A random change of norm 1 `[..., S]`, or uniform in the ball (`inside`)."""
@@ -194,24 +192,26 @@ class QAttack(Attack):
 
     def reach(self, near: Tensor, target: Tensor, wanted: Tensor, decision: Decision, radius: Tensor) -> tuple[Tensor, Tensor]:
         """A change that makes `target` `[*copies, m]` the greedy action, and where one was found within the steps allowed."""
-        found, reached, running = torch.zeros_like(near), torch.zeros_like(wanted), wanted.clone()
+        found, reached = torch.zeros_like(near), torch.zeros_like(wanted)
         steps = (self.mult * radius / self.step).floor()
-        i = 0
+        i, columns, go = 0, torch.arange(near.shape[-2], device=near.device), wanted & (steps > 0)
         while True:
-            running = running & (i < steps)
-            keep = running.reshape(-1, running.shape[-1]).any(0).nonzero().squeeze(-1)  # columns that still run
+            keep = go.reshape(-1, go.shape[-1]).any(0).nonzero().squeeze(-1)  # what still runs goes on alone
             if not len(keep):
                 return found, reached
-            part, eps, go = decision.select(keep), found.index_select(-2, keep), running.index_select(-1, keep)
-            goal = target.index_select(-1, keep)
-            scores, gradient = part.towards(near.index_select(-2, keep) + eps, goal)
-            done = go & (scores.argmax(-1) == goal)
-            step = self.step * self.direction(gradient, go & ~done)
-            moved = _project(eps + step, radius.index_select(-1, keep), "l2")
-            found.index_copy_(-2, keep, torch.where((go & ~done).unsqueeze(-1), moved, eps))
-            reached.index_copy_(-1, keep, reached.index_select(-1, keep) | done)
-            running = running & ~reached
-            i += 1
+            columns, go, decision = columns[keep], go.index_select(-1, keep), decision.select(keep)
+            near, goal, allowed, reach = near.index_select(-2, keep), *(a.index_select(-1, columns) for a in (target, steps, radius))
+            eps, running = found.index_select(-2, columns), go
+            while torch.equal(running, go):
+                scores, gradient = decision.towards(near + eps, goal)
+                done = go & (scores.argmax(-1) == goal)
+                go = go & ~done
+                moved = _project(eps + self.step * self.direction(gradient, go), reach, "l2")
+                eps = torch.where(go.unsqueeze(-1), moved, eps)
+                reached.index_copy_(-1, columns, reached.index_select(-1, columns) | done)
+                i += 1
+                go = go & (i < allowed)
+            found.index_copy_(-2, columns, eps)
 
 
 class FGSM(Attack):
@@ -277,7 +277,7 @@ def _project(eps: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     reach = radius.to(eps.dtype).unsqueeze(-1)
     if norm == "linf":
         return eps.clamp(-reach, reach)
-    size = eps.norm(dim=-1, keepdim=True)
+    size = torch.linalg.vector_norm(eps, dim=-1, keepdim=True)
     return eps * (reach / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp(max=1.0)
 
 

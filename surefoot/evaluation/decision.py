@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,14 +33,19 @@ class Decision:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scores of the actions, or the action in units of half its range, `[*copies, m, A]` of observations `[*copies, m, S]`."""
-        shape, memory = self.policy.spec.obs_shape, self.memory
+        shape = self.policy.spec.obs_shape
         if self.noise is None:
-            return decide(self.policy, x.unflatten(-1, shape), memory)
-        samples = self.noise.shape[-2]
+            return decide(self.policy, x.unflatten(-1, shape), self.memory)
         shown = (x.unsqueeze(-2) + self.noise).flatten(-3, -2)  # [*copies, m * samples, S]
-        if memory is not None:
-            memory = {k: v.repeat_interleave(samples, len(self.policy.copies)) for k, v in memory.items()}
-        return decide(self.policy, shown.unflatten(-1, shape), memory).unflatten(-2, (-1, samples)).mean(-2)
+        every = decide(self.policy, shown.unflatten(-1, shape), self.repeated_memory)
+        return every.unflatten(-2, (-1, self.noise.shape[-2])).mean(-2)
+
+    @cached_property
+    def repeated_memory(self) -> Memory:
+        """The memory for each draw of the noise, `[*copies, m * samples, ...]`."""
+        if self.memory is None or self.noise is None:
+            return self.memory
+        return {k: v.repeat_interleave(self.noise.shape[-2], len(self.policy.copies)) for k, v in self.memory.items()}
 
     def towards(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Scores at `x`, and the gradient of log softmax(scores)[target] `[*copies, m, S]`."""

@@ -7,6 +7,9 @@ from math import prod, sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
+
+NARROW = 16  # columns below which CPU libraries multiply several times faster by the transposed matrix, forth and back
 
 
 class MLP(nn.Module):
@@ -59,13 +62,20 @@ def _stacked(x: Tensor, weights: list[Tensor], biases: list[Tensor], copies: tup
 
 def _chain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """The layers one after the other, ReLU between: `[B, in] -> [B, out]`, or the same with one leading axis."""
-    affine = torch.addmm if x.dim() == 2 else torch.baddbmm
+    affine = _affine if x.dim() == 2 else torch.baddbmm
     last = len(weights) - 1
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
         x = affine(b, x, w)
         if i < last:
-            x = torch.relu(x)
+            x = x.relu_()  # in place: the product itself is not needed again
     return x
+
+
+def _affine(b: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    """b + x w, `[B, out]`."""
+    if 1 < w.shape[-1] < NARROW and x.device.type == "cpu":
+        return linear(x, w.t().contiguous(), b)
+    return torch.addmm(b, x, w)
 
 
 class Critic(nn.Module):

@@ -12,10 +12,52 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 
-def adam(params: Iterable[Tensor], lr: float) -> torch.optim.Adam:
+class FusedAdam(torch.optim.Adam):
+    """torch's fused Adam: same kernel, same numbers, same state, but without the bookkeeping around it.
+
+    That bookkeeping (grouping by device, hooks, a counter for each tensor) costs more than the arithmetic on networks of our
+    size: a twentieth of a TD3+BC update.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step on the gradients in `p.grad`; every parameter must have one."""
+        for group in self.param_groups:
+            params = group["params"]
+            if params[0] not in self.state:
+                for p in params:
+                    self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.state[params[0]]["step"] = torch.zeros((), device=params[0].device)
+            states = [self.state[p] for p in params]
+            step = states[0]["step"]
+            for state in states:
+                state["step"] = step  # one counter for all: they step together
+            step += 1
+            torch._fused_adam_(
+                params,
+                [p.grad for p in params],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [step] * len(params),
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+                grad_scale=None,
+                found_inf=None,
+            )
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch wraps what is not: a profiler's record a step
+
+
+def adam(params: Iterable[Tensor], lr: float) -> FusedAdam:
     """Adam with one fused kernel; elementwise, so one optimiser serves a whole fleet."""
     params = list(params)
-    return torch.optim.Adam(params, lr=lr, fused=True, capturable=params[0].is_cuda)
+    return FusedAdam(params, lr=lr, fused=True, capturable=params[0].is_cuda)
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float | None = None, copies: tuple[int, ...] = ()) -> None:
@@ -26,7 +68,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float | No
     """
     params = [p for group in optimiser.param_groups for p in group["params"]]
     for p, g in zip(params, torch.autograd.grad(loss, params), strict=True):
-        p.grad = g
+        p.grad = g.contiguous()  # the fused kernel reads gradients in memory order, and autograd may give a transposed view
     if max_norm is not None:
         clip_norm_(params, max_norm, copies)
     optimiser.step()

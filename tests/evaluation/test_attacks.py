@@ -68,6 +68,8 @@ def stacked(frames: int = 3, actions: int = 2, copies: tuple[int, ...] = (), see
     policy = Categorical(Spec((4 * frames,), Discrete(actions)), (32,), copies, generator=generator)
     with torch.no_grad():
         policy.net.weights[-1].mul_(10.0)
+        for bias in policy.net.biases:  # so that the decision depends on the observation
+            bias.zero_()
     return FrameStack(policy, frames)
 
 
@@ -146,27 +148,27 @@ def listing(policy, k, true_frames, given_frames, o, c, threshold, step, mult, n
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
 def test_q_attack_is_the_listing_of_the_card(sigma, threshold):
     """One episode, three actions, three frames: step by step what the paper's attack does, with the same draws."""
-    k, budget, samples = 3, 1.0, 5
+    k, budget, samples = 3, 2.0, 5
     policy = Smoothed(stacked(k, actions=3), sigma)
     attack = QAttack(budget, threshold=threshold, step=0.03, samples=samples, seed=4)
     attack.start(1, policy)
     points = samples if sigma else 1
     draws, truth = torch.Generator().manual_seed(4), torch.Generator().manual_seed(1)
     memory, c, true_frames, given, noise_clean, changed = policy.start(1), budget**2, [], [], [], 0
-    for _ in range(25):
-        o = torch.randn(1, 4, generator=truth)
+    for t in range(25):
+        o = 0.1 * torch.randn(1, 4, generator=truth)
         with torch.no_grad():
             seen = attack(o, policy, memory, torch.tensor([True]))
         noisy = [sigma * torch.empty(points, 4).normal_(generator=draws) if sigma else torch.zeros(1, 4)]
-        noise_clean += noisy
+        noise_clean += noisy if t else k * noisy  # the first frame is repeated as it was seen
         noise = sigma * torch.empty(1, samples, 4).normal_(generator=draws)[0] if sigma and c > 0 else torch.zeros(1, 4)
         eps = listing(policy.inner, k, true_frames, given, o[0], c, threshold, 0.03, 2.0, noise_clean, noise)
         torch.testing.assert_close(seen[0] - o[0], eps, atol=1e-5, rtol=1e-4)
         changed += bool((eps != 0).any())
         c = max(0.0, c - float(eps.double().square().sum()))
         memory = policy.remember(seen, memory)
-        true_frames.append(o[0])
-        given.append(seen[0])
+        true_frames += [o[0]] if t else k * [o[0]]
+        given += [seen[0]] if t else k * [seen[0]]
     assert changed >= 3
     assert attack.spent[0] == pytest.approx((budget**2 - c) ** 0.5, abs=1e-5)
 
@@ -309,7 +311,7 @@ def test_linf_changes_have_full_size_in_every_coordinate():
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [FGSM, PGD], ids=["fgsm", "pgd"])
+@pytest.mark.parametrize("make", [FGSM, lambda b, horizon: PGD(b, horizon=horizon, steps=40)], ids=["fgsm", "pgd"])
 def test_gradient_attacks_find_the_worst_direction_of_a_linear_policy(make):
     attack = make(0.4, horizon=1)
     policy = halfspace()

@@ -72,7 +72,7 @@ def test_reparameterised_draw():
 def test_copies_equal_lone_networks():
     fleet = CVAE(3, 2, (8, 8), copies=(3,))
     s, a = torch.randn(3, 5, 3), torch.rand(3, 5, 2)
-    mu, log_sigma = fleet.encode(s, a)
+    mu, _ = fleet.encode(s, a)
     for i in range(3):
         lone = CVAE(3, 2, (8, 8))
         lone.load_state_dict({k: v[i] for k, v in fleet.state_dict().items()})

@@ -1,0 +1,42 @@
+"""What every benchmark does: time work, say on what machine, and write rows that the documentation renders."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def machine() -> str:
+    """The processor and the versions that matter, without the machine's name."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = named[0] if named else cpu
+    return f"one thread of {cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], out: Path = RESULTS, *, command: str = "make bench", note: str = "") -> Path:
+    """`out/NAME.json`, in the form that `surefoot.claims.tables` renders; numbers are kept to six digits."""
+    short = [{key: float(f"{x:.6g}") if isinstance(x, float) else x for key, x in row.items()} for row in rows]
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
+    path.write_text(json.dumps({"command": command, "machine": machine() + note, "rows": short}, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}", file=sys.stderr)
+    return path

@@ -1,0 +1,185 @@
+"""Updates per second of our methods, of d3rlpy's, and of their matrix products alone; and where a step's time goes.
+
+All learn from one log of random actions in Hopper-v5, with batches of 256 and networks of two layers of 256, on one thread. An update
+of ours is `method.update(next(source))`: drawing a batch is in it. d3rlpy runs in a process of its own (`benchmarks/peer.py`),
+which waits while we compute and the other way round: the sides take turns in short rounds, and the best round of each counts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measuring import RESULTS, seconds, write
+from benchmarks.products import Products
+from surefoot.data.log import Log
+from surefoot.data.sources import Logged
+from surefoot.evaluation.recording import record
+from surefoot.methods.base import Method
+from surefoot.methods.registry import learner
+
+FLEET = 5
+ROUNDS, ROUND_S = 7, 0.35  # rounds of each side, and about how long one takes
+EPISODES = 5_000  # of random actions, a good 20 steps each: about 100,000 transitions
+BATCH = 256
+METHODS = {
+    "bc": {},
+    "td3_bc": {},
+    "iql": {},
+    "cql": {"hidden": (256, 256), "bc_steps": 0},
+    "a2pr": {"hidden": (256, 256), "critic_hidden": (256, 256)},
+    "prdc": {},
+    "sac": {},
+}
+"""What is timed, and the settings that make all networks 256-256 (A2PR's CVAE keeps its 750-750)."""
+PEERS = ("bc", "td3_bc", "iql", "cql", "sac")
+
+
+# --- the sides --------------------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """One of our methods on the log, a lone seed or a fleet."""
+
+    def __init__(self, name: str, log: Log, copies: tuple[int, ...] = (), **settings: Any):
+        method_class = learner(name)
+        config = method_class.config_class(**(METHODS[name] | settings))
+        self.method: Method = method_class(log.spec(), config, copies=copies, seed=0)
+        self.method.prepare([log])
+        self.source = Logged(log, BATCH, copies=copies, seed=0)
+        self.run(10)
+
+    def run(self, updates: int) -> float:
+        """Seconds of so many updates."""
+
+        def work() -> None:
+            for _ in range(updates):
+                self.method.update(next(self.source))
+
+        return seconds(work)
+
+    def products(self) -> Alone:
+        """The matrix products of two updates (the actor learns in every second one)."""
+        with Products() as products:
+            self.run(2)
+        return Alone(products)
+
+
+class Alone:
+    """Matrix products without anything around them."""
+
+    def __init__(self, products: Products):
+        self.work, self.flops = products.replay(), products.flops // 2
+
+    def run(self, updates: int) -> float:
+        return seconds(lambda: [self.work() for _ in range(max(1, updates // 2))]) * updates / (2 * max(1, updates // 2))
+
+
+class Peer:
+    """d3rlpy in its own interpreter, which answers with the seconds it took."""
+
+    def __init__(self, python: str, log: Log, folder: Path):
+        t = log.transitions
+        truncated = log.ends & ~t.terminated.bool().numpy()
+        arrays = {"obs": t.obs, "action": t.action, "reward": t.reward[:, None], "terminated": t.terminated}
+        np.savez(folder / "log.npz", truncated=truncated.astype(np.float32), **{k: x.numpy() for k, x in arrays.items()})
+        self.errors = (folder / "peer.txt").open("w+")
+        command = [python, str(Path(__file__).with_name("peer.py")), str(folder / "log.npz")]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.version = self._answer()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            self.errors.seek(0)
+            raise RuntimeError(f"the peer stopped: {self.errors.read()[-2000:]}")
+        return line
+
+    def run(self, name: str, mode: str, updates: int) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{name} {mode} {updates}\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.errors.close()
+
+
+def rates(sides: dict[str, Callable[[int], float]]) -> dict[str, float]:
+    """Updates per second of each side, of its best round; the sides take turns."""
+    updates = {}
+    for side, run in sides.items():
+        run(2)
+        updates[side] = max(2, 2 * round(ROUND_S / run(4) * 2))  # even: the actor learns in every second one
+    best = dict.fromkeys(sides, 0.0)
+    for _ in range(ROUNDS):
+        for side, run in sides.items():
+            best[side] = max(best[side], updates[side] / run(updates[side]))
+    return best
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def speed_rows(log: Log, peer: Peer | None) -> list[dict[str, Any]]:
+    """Each method, a lone seed and a fleet: seed-updates per second, beside the products alone and d3rlpy."""
+    rows = []
+    for name in METHODS:
+        lone, fleet = Ours(name, log), Ours(name, log, (FLEET,))
+        alone, together = lone.products(), fleet.products()
+        sides = {"lone": lone.run, "fleet": fleet.run, "alone": alone.run, "together": together.run}
+        if peer is not None and name in PEERS:
+            for mode in ("step", "update"):
+                sides[mode] = lambda n, name=name, mode=mode: peer.run(name, mode, n)  # type: ignore[misc]
+        best = rates(sides)
+        for seeds, ours, limit in ((1, best["lone"], best["alone"]), (FLEET, FLEET * best["fleet"], FLEET * best["together"])):
+            row = {"method": f"`{name}`", "seeds": seeds, "surefoot": ours, "products alone": limit, "share of that limit": ours / limit}
+            if "step" in best:
+                row |= {"d3rlpy": best["step"], "times d3rlpy": ours / best["step"]}
+                row |= {"d3rlpy, batches drawn in advance": best["update"], "times that": ours / best["update"]}
+            rows.append(row)
+            print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), file=sys.stderr)
+    return rows
+
+
+def part_rows(log: Log) -> list[dict[str, Any]]:
+    """Where the time of one seed's update goes."""
+    rows = []
+    for name in ("td3_bc", "iql"):
+        rows += step_rows(name, log)
+    with_networks, without = Ours("a2pr", log), Ours("td3_bc", log)
+    best = rates({"a2pr": with_networks.run, "td3_bc": without.run})
+    extra = 1.0 / best["a2pr"] - 1.0 / best["td3_bc"]
+    rows.append(part("a2pr", "V and the CVAE: all that `td3_bc` does not do", extra, 1.0 / best["a2pr"]))
+    rows.append(search_row(log))
+    return rows
+
+
+def part(name: str, what: str, took: float, step: float) -> dict[str, Any]:
+    return {"method": f"`{name}`", "part of an update": what, "milliseconds": 1e3 * took, "share": f"{took / step:.0%}"}
+
+
+def step_rows(name: str, log: Log) -> list[dict[str, Any]]:
+    """Products, drawing, optimisers, targets and the rest, each timed within the update (the products: alone)."""
+    import surefoot.nn.optimise as optimise
+
+    ours = Ours(name, log)
+    best = rates({"step": ours.run, "products": ours.products().run, "drawing": lambda n: seconds(lambda: [next(ours.source) for _ in range(n)])})
+    step = 1.0 / best["step"]
+    clocks = {"Adam": Clock(optimise.FusedAdam, "step"), "target networks": Clock(sys.modules[type(ours.method).__module__], "polyak_")}
+    return [
+        part(name, "matrix products", 1.0 / best["products"], step),
+        part(name, "drawing a batch", 1.0 / best["drawing"], step),
+        *(part(name, what, clock.within(ours.run), step) for what, clock in clocks.items()),
+    ]

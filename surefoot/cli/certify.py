@@ -1,0 +1,137 @@
+"""`surefoot certify POLICY…`: what the expected return cannot fall below, whatever an attacker of the observations does."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from surefoot.cli.evaluate import number
+from surefoot.cli.subjects import Subject, load_subjects, read_settings, write_evidence
+from surefoot.errors import ConfigError
+from surefoot.evaluation.certificates import certify, check_settings, settle_range
+from surefoot.steering.smoothed import Smoothed
+
+
+@dataclass(frozen=True)
+class Options:
+    """Play noisy, unattacked episodes of each policy and bound its expected return against every attacker whose changes of the
+    observations have a total l2 norm of at most a budget, over the whole episode (policy smoothing).
+
+    The certificate is of the policy with the noise, which must be the one that is deployed. Members of a fleet are certified together:
+    they share alpha, so that the best may be chosen by its bound; DIR@MEMBER certifies one alone.
+    """
+
+    policies: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Run folders (DIR, DIR@MEMBER, DIR:best), sb3:FILE.zip, onnx:FILE or python:MODULE:NAME."""
+    sigma: float | None = None
+    """Standard deviation of the noise, in units of the observation (default: what the policy was trained with)."""
+    budgets: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
+    """Attack budgets, in units of the observation."""
+    env: str | None = None
+    """Gymnasium environment (default: the one of the policy's run)."""
+    episodes: int = 10_000
+    """Episodes per member; more make the bound tighter."""
+    alpha: float = 0.05
+    """Probability that the bounds are wrong: they hold with confidence 1 - alpha, all budgets together."""
+    bound: Literal["auto", "clopper", "dkw"] = "auto"
+    """clopper: Clopper-Pearson at each integer; dkw: a band, for any returns; auto: clopper where returns are known to be integers."""
+    r_min: float | None = None
+    """A value that no episode's return can fall below (known for Gymnasium's classic control)."""
+    r_max: float | None = None
+    """A value that no episode's return can exceed (needed by clopper)."""
+    seed: int = 2_000
+    """Seed of the episodes; it must not be one that the policy or sigma was chosen with."""
+    max_steps: int | None = None
+    """Steps after which an episode is cut off (default: the run's limit, or the environment's own)."""
+    trust: bool = False
+    """Load files that can only be read by executing them (Stable-Baselines3 zips contain pickles)."""
+    json: bool = False
+    """Print the result, with every return, as JSON on standard output."""
+
+
+def main(argv: list[str]) -> int:
+    """Entry of the verb; returns the exit code."""
+    options = tyro.cli(Options, args=argv, prog="surefoot certify")
+    check_settings(options.budgets, 1.0 if options.sigma is None else options.sigma, options.alpha)
+    console = Console(stderr=True)
+    loaded = load_subjects(options.policies, env=options.env, max_steps=options.max_steps, trust=options.trust)
+    subjects = [smoothed(subject, options.sigma, console) for subject in loaded]
+    for subject, policy in subjects:
+        if not policy.sigma > 0.0:
+            raise ConfigError(f"{subject.name} was trained without noise: give the standard deviation of the noise (--sigma).")
+        settle_range(subject.env, subject.max_steps, options.bound, options.r_min, options.r_max)
+    results = []
+    for subject, policy in subjects:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(f"{subject.name}: noisy episodes of {subject.env}", total=subject.members * options.episodes)
+            moved = partial(bar.update, task)
+            results.append(certified(subject, policy, options, argv, console, lambda ended, moved=moved: moved(completed=ended)))  # type: ignore[misc]
+    console.print(table(results))
+    if options.json:
+        print(json.dumps({"policies": results}, indent=2))
+    return 0
+
+
+def certified(
+    subject: Subject, policy: Smoothed, options: Options, argv: Sequence[str], console: Console, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """One policy's certificate as JSON, kept in its run folder too."""
+    certificate = certify(
+        policy,
+        subject.env,
+        options.budgets,
+        episodes=options.episodes,
+        alpha=options.alpha,
+        bound=options.bound,
+        r_min=options.r_min,
+        r_max=options.r_max,
+        max_steps=subject.max_steps,
+        seed=options.seed,
+        progress=progress,
+    )
+    result = {"policy": subject.name, "command": shlex.join(["surefoot", "certify", *argv]), **certificate.to_json()}
+    write_evidence(subject, "certify", result, console)
+    return result
+
+
+def smoothed(subject: Subject, sigma: float | None, console: Console) -> tuple[Subject, Smoothed]:
+    """The policy behind noise of `sigma`, by default its own: that of a policy saved with noise, or of its run's training.
+
+    A policy that has other noise already gets this one instead, and that is said.
+    """
+    policy, own = subject.policy, 0.0
+    if isinstance(policy, Smoothed):
+        own, policy = policy.sigma, policy.inner
+    elif subject.run is not None:
+        own = float(read_settings(subject.run).get("noise", 0.0))
+    if sigma is not None and own not in (0.0, sigma):
+        console.print(f"note: {subject.name} was trained with noise of {own:g}; what follows is about it with {sigma:g}.", highlight=False)
+    return subject, Smoothed(policy, own if sigma is None else sigma)
+
+
+def table(results: Sequence[dict[str, Any]]) -> Table:
+    """One row a member, one column a budget."""
+    budgets = results[0]["budgets"]
+    alpha = results[0]["alpha"]
+    out = Table(
+        title=f"expected return is at least … with confidence {1.0 - alpha:.4g}, against attacks of total l2 norm B", title_justify="left"
+    )
+    for name in ("policy", "env", "sigma", "bound", "episodes", "mean"):
+        out.add_column(name)
+    for budget in budgets:
+        out.add_column(f"B = {budget:g}", justify="right")
+    for r in results:
+        for member in r["members"]:
+            name = r["policy"] if len(r["members"]) == 1 else f"{r['policy']}@{member['member']}"
+            cells = (name, r["env"], f"{r['sigma']:g}", r["bound"], str(r["episodes"]), number(member["mean"]))
+            out.add_row(*cells, *map(number, member["lower"]))
+    return out

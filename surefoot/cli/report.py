@@ -1,0 +1,48 @@
+"""`surefoot report RUN…`: one HTML file about one or more runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from surefoot.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write one self-contained HTML file about some runs: what was learned from what, learning curves, returns with intervals and
+    comparisons, certificates and attacks, an episode to watch, and how to get the numbers again.
+
+    A run that has not finished can be reported too: the page says what is missing.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")] = ()
+    """Run folders; each is one arm of the report, in this order."""
+    out: Path | None = None
+    """File to write (default: report.html in the run's folder; in the working directory if there are several runs)."""
+    json: bool = False
+    """Print where the report is as JSON on standard output."""
+
+
+def main(argv: list[str]) -> int:
+    """Entry of the verb; returns the exit code."""
+    options = tyro.cli(Options, args=argv, prog="surefoot report", description=Options.__doc__)
+    if not options.runs:
+        raise ConfigError("no run was named: give one or more run folders, for example surefoot report runs/a2pr runs/td3_bc.")
+    out = options.out or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name a file to write (--out {out / 'report.html'}).")
+    from surefoot.evaluation.report import report_for_runs  # matplotlib takes a second that help and errors need not wait
+
+    console = Console(stderr=True)
+    with console.status(f"reporting {len(options.runs)} run{'s' if len(options.runs) > 1 else ''}"):
+        page = report_for_runs(options.runs, out)
+    console.print(f"report  {page}", highlight=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps({"report": str(page), "runs": [str(run) for run in options.runs]}, indent=2))
+    return 0

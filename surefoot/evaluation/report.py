@@ -1,0 +1,232 @@
+"""One HTML file about one or more runs: what was learned from what, what it is worth, and how far that may be trusted.
+
+The page holds everything it shows (charts as SVG, moving pictures and style inside), needs no network, and names nothing of the
+machine but its kind. Whatever comes from a run is data: it is escaped, and absolute paths are cut to their last part.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from surefoot import __version__
+from surefoot.errors import ConfigError
+from surefoot.evaluation.reporting.arms import Arm, folder_name, portable, read_arms, without_folder
+from surefoot.evaluation.reporting.blocks import RANGE, Column, Group, Table, estimate, groups, legend, named, place
+from surefoot.evaluation.reporting.episodes import episodes
+from surefoot.evaluation.reporting.figures import number, swatch
+from surefoot.evaluation.reporting.findings import listed, plural, returns_said
+from surefoot.evaluation.reporting.from_log import from_log
+from surefoot.evaluation.reporting.returns import final_returns, learning_curves
+from surefoot.evaluation.reporting.robustness import robustness
+from surefoot.evaluation.reporting.robustness import said as certified_said
+from surefoot.files import replacing_file
+
+
+def report_for_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write the report of some run folders to `out`; what a run lacks is said there.
+
+    Raises ConfigError if no folder is named, CheckpointError for one that is not a run, or if `out` cannot be written.
+    """
+    if not folders:
+        raise ConfigError("no run was named: a report is about one or more run folders.")
+    page = render(read_arms(folders))
+    with replacing_file(Path(out)) as new:
+        new.write_text(page, encoding="utf-8")
+    return Path(out)
+
+
+def render(arms: Sequence[Arm]) -> str:
+    """The page as text."""
+    found = groups(arms)
+    names = [arm.label for arm in arms]
+    parts: dict[str, Any] = {
+        "curves": learning_curves(found),
+        "returns": final_returns(found),
+        "robustness": robustness(arms),
+        "offline": from_log(arms),
+        "episodes": episodes(arms),
+    }
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        version=__version__,
+        title=f"{listed(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}",
+        lead=_lead(arms, found),
+        contents=[(where, name) for where, name in CONTENTS if parts.get(where, True)],
+        findings=[sentence for group in found if group.env for sentence in returns_said(group.name, group.arms)] + certified_said(arms),
+        missing=[(arm.label, sentence) for arm in arms for sentence in arm.problems],
+        summary=_summary(arms),
+        summary_note=SUMMARY_NOTE,
+        sources=_sources(arms),
+        curves_note=CURVES_NOTE,
+        runs=[_run(arm) for arm in arms],
+        glossary=GLOSSARY,
+        **parts,
+    )
+
+
+def _environment() -> Environment:
+    """Jinja that escapes everything, cuts machine paths out of what it prints, and fails on names that do not exist."""
+
+    def printed(value: Any) -> Any:
+        return value if isinstance(value, Markup) or not isinstance(value, str) or value.startswith("data:image/") else portable(value)
+
+    loader = PackageLoader("surefoot.evaluation", "")
+    return Environment(loader=loader, autoescape=True, finalize=printed, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+# --- summary --------------------------------------------------------------------------------------------------------
+
+
+def _lead(arms: Sequence[Arm], found: Sequence[Group]) -> str:
+    runs = f"{plural(len(arms), 'run')}"
+    where = [group.name for group in found if group.env]
+    return f"{runs}, judged in {listed(where)}." if where else f"{runs}, judged from the log alone."
+
+
+def _summary(arms: Sequence[Arm]) -> Table:
+    several = len({arm.env for arm in arms}) > 1
+    numeric = ("seeds", "updates", f"last: return {RANGE}", f"last: IQM {RANGE}", f"best: return {RANGE}")
+    columns = [Column("arm"), Column("learned from"), *(Column(name, True) for name in numeric)]
+    rows = []
+    for arm in arms:
+        name = named(arm) + (Markup("<small>in {}</small>").format(arm.env) if several and arm.env else "")
+        best = estimate(arm.best.mean if arm.best else None)
+        if arm.best and arm.best.evaluations is not None:
+            best += Markup("<small>chosen by {}</small>").format(plural(arm.best.evaluations, "evaluation"))
+        steps = f"{arm.steps_done:,}" if arm.steps_done else "–"
+        last = [estimate(arm.last.mean if arm.last else None), estimate(arm.last.iqm if arm.last else None)]
+        rows.append([name, _learned_from(arm), arm.seeds or "–", steps, *last, best])
+    return Table("Summary", columns, rows)
+
+
+def _learned_from(arm: Arm) -> str:
+    data = arm.config.get("data")
+    if isinstance(data, str) and data:
+        return Path(data).name if "/" in data or "\\" in data else data
+    return f"acting in {arm.env}" if arm.env else "–"
+
+
+CONTENTS = [
+    ("summary", "Summary"),
+    ("data", "Data"),
+    ("curves", "Learning curves"),
+    ("returns", "Returns"),
+    ("robustness", "Certified and attacked"),
+    ("offline", "From the log alone"),
+    ("episodes", "Episodes"),
+    ("again", "How to get it again"),
+    ("reading", "How to read it"),
+]
+SUMMARY_NOTE = (
+    "Last: the policy at the end of training. Best: of each seed, the policy with the best evaluation while training, played again on"
+    " fresh episodes; choosing flatters, so compare methods by last. Returns are sums of rewards over an episode, without discount."
+)
+CURVES_NOTE = "Line: mean over seeds. Band: from the lowest to the highest seed. Updates are gradient steps."
+GLOSSARY = [
+    ("Return", "The sum of an episode's rewards, as the environment gives them."),
+    ("Seed", "An independent training run: own initial weights, own batches. The seeds of a run are trained side by side as one fleet."),
+    (
+        "[low, high]",
+        "A 95 % confidence interval: of a fleet about the method (seeds, then episodes), of a single policy about that policy.",
+    ),
+    ("IQM", "Interquartile mean: the mean of the middle half, which outliers move little (Agarwal et al. 2021)."),
+    ("P(first is better)", "The probability that a random seed of the first does better than a random seed of the second."),
+]
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def _sources(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """What was learned from, each once, with the arms that learned from it."""
+    found: dict[tuple[str, str], list[Arm]] = {}
+    for arm in arms:
+        found.setdefault((_learned_from(arm), arm.fingerprint or ""), []).append(arm)
+    sources = []
+    for (title, _), own in found.items():
+        warnings = list(dict.fromkeys(warning for arm in own for warning in _warnings(arm)))
+        sources.append(
+            {"title": title.replace("acting in", "Acting in"), "legend": legend(own), "facts": _facts(own[0]), "warnings": warnings}
+        )
+    return sources
+
+
+def _facts(arm: Arm) -> list[tuple[str, Any]]:
+    """What is known of the log, and where the policies were judged."""
+    facts: list[tuple[str, Any]] = []
+    for name, value in flat(arm.log):
+        if value not in (None, ""):
+            facts.append((name.replace("_", " "), _value(value)))
+    if arm.fingerprint:
+        facts.append(("fingerprint", Markup("<code>{}…</code>").format(arm.fingerprint[:16])))
+    settings = {"noise on observations": "noise", "frames seen at once": "frame_stack"}
+    facts += [(name, _value(arm.config[key])) for name, key in settings.items() if arm.config.get(key) not in (None, 0.0, 1)]
+    weighting = arm.result.get("weighting")
+    facts += [(f"weights: {name}", _value(value)) for name, value in flat(weighting if isinstance(weighting, Mapping) else {})]
+    return facts + ([("judged in", place(arm.env, arm.max_steps))] if arm.env else [])
+
+
+def _warnings(arm: Arm) -> list[str]:
+    found = arm.result.get("warnings")
+    return [str(warning) for warning in found] if isinstance(found, list) else []
+
+
+def flat(found: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as one list, names joined with a colon."""
+    items: list[tuple[str, Any]] = []
+    for name, value in found.items():
+        items += flat(value, f"{prefix}{name}: ") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return items
+
+
+def _value(value: Any) -> str:
+    """A JSON value for a reader."""
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    return ", ".join(map(_value, value)) if isinstance(value, list) else without_folder(str(value))
+
+
+# --- how to get the numbers again -----------------------------------------------------------------------------------
+
+APART = ("command", "versions", "fingerprint", "environment", "log")  # of config.json: no settings
+
+
+def _run(arm: Arm) -> dict[str, Any]:
+    paper, url = arm.paper
+    facts: list[tuple[str, Any]] = []
+    if paper:
+        facts.append(("method", Markup('{} (<a href="{}">{}</a>)').format(arm.label, url, paper) if url else f"{arm.label} ({paper})"))
+    facts.append(("run folder", folder_name(arm.folder)))
+    seed, wall = arm.config.get("seed"), arm.result.get("wall_s")
+    if isinstance(seed, int):
+        facts.append(("seed", f"{seed}, from which everything random derives" + (f"; {plural(arm.seeds, 'member')}" if arm.seeds else "")))
+    if isinstance(wall, int | float):
+        facts.append(("wall time", f"{wall:.0f} s" if wall < 120 else f"{wall / 60:.1f} min"))
+    for title, key in (("versions", "versions"), ("machine", "environment")):
+        found = arm.config.get(key)
+        if isinstance(found, Mapping):
+            facts.append((title, ", ".join(f"{name} {value}" for name, value in flat(found))))
+    own = {name: value for name, value in arm.config.items() if name not in APART}
+    settings = [(name, "–" if value is None else without_folder(str(value))) for name, value in flat(own)]
+    commands = [arm.config.get("command"), *(data.get("command") for data in arm.evidence.values())]
+    command = "\n".join(filter(None, map(_command, commands)))
+    return {"mark": swatch(arm.place), "label": arm.label, "command": command, "facts": facts, "settings": settings}
+
+
+def _command(command: Any) -> str:
+    """A command line, its absolute paths cut to their last part."""
+    try:
+        words = list(map(str, command)) if isinstance(command, list) else shlex.split(str(command or ""))
+    except ValueError:  # quotes that do not close
+        return portable(str(command))
+    return " ".join(word if word.startswith("…") else shlex.quote(portable(word)) for word in map(without_folder, words))

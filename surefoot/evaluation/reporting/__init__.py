@@ -1,0 +1,1 @@
+"""What the report is made of: reading runs, charts, sentences, sections, moving pictures."""
