@@ -1,7 +1,5 @@
 """Episodes per second of `rollout` against Stable-Baselines3's `evaluate_policy`, and the wall time of a certificate.
 
-    python benchmarks/rollouts.py            (about a minute on one core; writes benchmarks/results/rollouts.json)
-
 Both sides play the same number of episodes of the same environment with the same network, 256-256 on one thread, in one
 process, one after the other, repeated in turn. The CartPole network is set by hand to push the way the pole leans,
 so that both play episodes of nearly 500 steps; evaluate_policy is given the number of side by side environments that suits
@@ -10,15 +8,10 @@ it best. Making the environments is counted for `rollout`, which makes them anew
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import stable_baselines3
 import torch
@@ -26,26 +19,23 @@ from stable_baselines3 import DQN, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from benchmarks.measuring import RESULTS, seconds, write
 from surefoot.data.spec import Discrete, Spec
-from surefoot.evaluation.certificates import certify
+from surefoot.evaluation.certificates import Certificate, certify
 from surefoot.evaluation.rollouts import rollout
-from surefoot.policies.base import Policy
 from surefoot.policies.families import Categorical
 from surefoot.policies.frame_stack import FrameStack
 from surefoot.policies.sb3 import StableBaselines3Policy
+from surefoot.steering.smoothed import Smoothed
 
 REPEATS = 3
+EPISODES = 10_000  # of the certificate
 SIDE_BY_SIDE = (1, 8, 32, 128)  # what evaluate_policy is tried with
 
 
 def best_time(work: Callable[[], Any]) -> float:
     """Least wall time in seconds of a few repeats."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds(work) for _ in range(REPEATS))
 
 
 def lean(linear_layers: list[torch.nn.Linear]) -> None:
@@ -76,7 +66,7 @@ def against_stable_baselines3(env: str, model: Any, episodes: int) -> dict[str, 
     """Steps a second of both, on the same model; theirs with the number of environments that suits it best."""
     policy = StableBaselines3Policy(model, "benchmark")
     ours = rollout(policy, env, episodes, seed=0)
-    seconds = best_time(lambda: rollout(policy, env, episodes, seed=0))
+    rate = ours.lengths.sum() / best_time(lambda: rollout(policy, env, episodes, seed=0))
     theirs = {}
     for n in SIDE_BY_SIDE:
         venv = make_vec_env(env, n, seed=0)
@@ -87,34 +77,17 @@ def against_stable_baselines3(env: str, model: Any, episodes: int) -> dict[str, 
             lengths[:] = evaluate_policy(model, venv, n_eval_episodes=episodes, return_episode_rewards=True)[1]
 
         elapsed = best_time(play)
-        theirs[n] = {"seconds": elapsed, "steps_per_second": sum(lengths) / elapsed, "episodes_per_second": episodes / elapsed}
+        theirs[n] = sum(lengths) / elapsed
         venv.close()
-    best = max(theirs, key=lambda n: theirs[n]["steps_per_second"])
-    rate = ours.lengths.sum() / seconds
+    best = max(theirs, key=lambda n: theirs[n])
     return {
+        "environment": env,
         "episodes": episodes,
-        "surefoot": {"seconds": seconds, "steps_per_second": rate, "episodes_per_second": episodes / seconds},
-        "evaluate_policy": theirs,
-        "evaluate_policy_best_n_envs": best,
-        "mean_length": float(ours.lengths.mean()),
-        "ratio_of_steps_per_second": rate / theirs[best]["steps_per_second"],
-    }
-
-
-def certificate() -> dict[str, Any]:
-    """10,000 noisy CartPole episodes of 200 steps, 5 stacked frames, 256-256, and the bounds at 101 budgets."""
-    torch.manual_seed(0)
-    stacked: Policy = Categorical(Spec((20,), Discrete(2)), (256, 256))
-    lean_stack(stacked)
-    policy = FrameStack(stacked, 5)
-    start = time.perf_counter()
-    result = certify(policy, "CartPole-v1", np.linspace(0.0, 1.0, 101), 0.2, episodes=10_000, max_steps=200)
-    seconds = time.perf_counter() - start
-    return {
-        "episodes": 10_000,
-        "mean_return": float(result.returns.mean()),
-        "certified_at_0.1": float(result.lower[10]),
-        "seconds": seconds,
+        "steps of an episode": float(ours.lengths.mean()),
+        "surefoot": float(rate),
+        "Stable-Baselines3": theirs[best],
+        "its environments side by side": best,
+        "times Stable-Baselines3": float(rate) / theirs[best],
     }
 
 
@@ -130,28 +103,25 @@ def lean_stack(policy: Any) -> None:
         w[2][0, 1] = w[2][1, 0] = 1.0
 
 
-def main() -> int:
-    torch.set_num_threads(1)
-    results = {
-        "command": "python benchmarks/rollouts.py",
-        "threads": 1,
-        "repeats": REPEATS,
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "versions": {"torch": torch.__version__, "gymnasium": gym.__version__, "stable_baselines3": stable_baselines3.__version__},
-        "evaluate_policy": {env: against_stable_baselines3(env, model, episodes) for env, (model, episodes) in models().items()},
-        "certificate": certificate(),
+def main(out: Path = RESULTS) -> None:
+    """Write `rollouts.json`: steps per second of greedy episodes."""
+    rows = [against_stable_baselines3(env, model, episodes) for env, (model, episodes) in models().items()]
+    write("rollouts", rows, out, note=f", Stable-Baselines3 {stable_baselines3.__version__}")
+
+
+def certificate(out: Path = RESULTS) -> None:
+    """Write `certificate.json`: 10,000 noisy CartPole episodes of 200 steps, 5 stacked frames, and the bounds at 101 budgets."""
+    stacked = Categorical(Spec((20,), Discrete(2)), (256, 256))
+    lean_stack(stacked)
+    policy = Smoothed(FrameStack(stacked, 5), 0.2)
+    budgets = np.linspace(0.0, 1.0, 101)
+    kept: list[Certificate] = []
+    took = seconds(lambda: kept.append(certify(policy, "CartPole-v1", budgets, episodes=EPISODES, max_steps=200)))
+    row = {
+        "environment": "CartPole-v1",
+        "episodes": EPISODES,
+        "mean return": float(kept[0].returns.mean()),
+        "certified at budget 0.1": float(kept[0].lower[10]),
+        "seconds": took,
     }
-    out = Path(__file__).parent / "results" / "rollouts.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(results, indent=2) + "\n")
-    for env, r in results["evaluate_policy"].items():
-        theirs = r["evaluate_policy"][r["evaluate_policy_best_n_envs"]]["steps_per_second"]
-        print(
-            f"{env:<14} {r['surefoot']['steps_per_second']:>10,.0f} steps/s, evaluate_policy {theirs:>10,.0f}: {r['ratio_of_steps_per_second']:.2f}x"
-        )
-    print(f"certificate    {results['certificate']['seconds']:.1f} s for 10,000 episodes")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    write("certificate", [row], out)

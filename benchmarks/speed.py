@@ -1,4 +1,4 @@
-"""Updates per second of our methods, of d3rlpy's, and of their matrix products alone; and where a step's time goes.
+"""Updates per second of our methods, of d3rlpy's, and of the matrix products of ours alone.
 
 All learn from one log of random actions in Hopper-v5, with batches of 256 and networks of two layers of 256, on one thread. An update
 of ours is `method.update(next(source))`: drawing a batch is in it. d3rlpy runs in a process of its own (`benchmarks/peer.py`),
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.measuring import RESULTS, seconds, write
 from benchmarks.products import Products
@@ -29,7 +28,7 @@ FLEET = 5
 ROUNDS, ROUND_S = 7, 0.35  # rounds of each side, and about how long one takes
 EPISODES = 5_000  # of random actions, a good 20 steps each: about 100,000 transitions
 BATCH = 256
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "bc": {},
     "td3_bc": {},
     "iql": {},
@@ -129,7 +128,7 @@ def rates(sides: dict[str, Callable[[int], float]]) -> dict[str, float]:
     return best
 
 
-# --- the tables -------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 def speed_rows(log: Log, peer: Peer | None) -> list[dict[str, Any]]:
@@ -153,33 +152,18 @@ def speed_rows(log: Log, peer: Peer | None) -> list[dict[str, Any]]:
     return rows
 
 
-def part_rows(log: Log) -> list[dict[str, Any]]:
-    """Where the time of one seed's update goes."""
-    rows = []
-    for name in ("td3_bc", "iql"):
-        rows += step_rows(name, log)
-    with_networks, without = Ours("a2pr", log), Ours("td3_bc", log)
-    best = rates({"a2pr": with_networks.run, "td3_bc": without.run})
-    extra = 1.0 / best["a2pr"] - 1.0 / best["td3_bc"]
-    rows.append(part("a2pr", "V and the CVAE: all that `td3_bc` does not do", extra, 1.0 / best["a2pr"]))
-    rows.append(search_row(log))
-    return rows
+def hopper_log() -> Log:
+    """About 100,000 transitions of uniform random actions: shapes and ranges of Hopper, made in a minute."""
+    return record("random", "Hopper-v5", episodes=EPISODES, seed=0)
 
 
-def part(name: str, what: str, took: float, step: float) -> dict[str, Any]:
-    return {"method": f"`{name}`", "part of an update": what, "milliseconds": 1e3 * took, "share": f"{took / step:.0%}"}
-
-
-def step_rows(name: str, log: Log) -> list[dict[str, Any]]:
-    """Products, drawing, optimisers, targets and the rest, each timed within the update (the products: alone)."""
-    import surefoot.nn.optimise as optimise
-
-    ours = Ours(name, log)
-    best = rates({"step": ours.run, "products": ours.products().run, "drawing": lambda n: seconds(lambda: [next(ours.source) for _ in range(n)])})
-    step = 1.0 / best["step"]
-    clocks = {"Adam": Clock(optimise.FusedAdam, "step"), "target networks": Clock(sys.modules[type(ours.method).__module__], "polyak_")}
-    return [
-        part(name, "matrix products", 1.0 / best["products"], step),
-        part(name, "drawing a batch", 1.0 / best["drawing"], step),
-        *(part(name, what, clock.within(ours.run), step) for what, clock in clocks.items()),
-    ]
+def main(log: Log, python: str | None, out: Path = RESULTS) -> None:
+    """Write `speed.json`; without a peer's Python its columns are left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        peer = None if python is None else Peer(python, log, Path(folder))
+        try:
+            rows = speed_rows(log, peer)
+        finally:
+            if peer is not None:
+                peer.close()
+    write("speed", rows, out, note="" if peer is None else f", d3rlpy {peer.version}")

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from surefoot.claims.base import Check, Claim, Context, Score, Scores, holds
 from surefoot.errors import ConfigError, DataError
-
-PACKAGES = ("surefoot", "torch", "numpy", "scipy", "gymnasium", "mujoco", "minari", "stable-baselines3", "scikit-learn")
-"""Distributions whose versions a result records, where they are installed."""
+from surefoot.training.provenance import machine, versions
 
 FIELDS = ("slug", "claim", "scale", "command", "commit", "machine", "versions", "wall_s", "scores", "checks", "holds", "notes")
 """What every result file holds; `facts` (fingerprints of the data, last and best, settings) come beside them."""
@@ -154,27 +150,3 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return head.stdout.strip() + ("+" if changed.returncode else "")
-
-
-def machine() -> dict[str, Any]:
-    """What the result was measured on: system, processor, cores; no names of hosts or users."""
-    return {"system": f"{platform.system()} {platform.machine()}", "processor": _processor(), "cores": os.cpu_count()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

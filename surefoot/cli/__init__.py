@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"surefoot: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"\nsurefoot: {stop or 'stopped.'}", file=sys.stderr)
+        print(f"\nsurefoot: {str(stop) or 'stopped.'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `surefoot methods | head`
         sys.stderr.close()

@@ -104,18 +104,19 @@ def attacked(
     subject: Subject, policy: Smoothed, options: Options, argv: Sequence[str], console: Console, progress: Callable[[float, str], None]
 ) -> dict[str, Any]:
     """One policy's returns under attack as JSON, kept in its run folder too. `progress` is told each budget and variant."""
+    limit = time_limit(subject.env, subject.max_steps)
     curve = attack_curve(
         policy,
         subject.env,
         options.budgets,
-        variants(options, time_limit(subject.env, subject.max_steps)),
+        variants(options, limit),
         episodes=options.episodes,
         seed=options.seed,
         max_steps=subject.max_steps,
         progress=progress,
     )
     about: dict[str, Any] = {"policy": subject.name, "command": shlex.join(["surefoot", "attack", *argv])}
-    about |= {"kind": options.kind, "norm": options.norm, "sigma": policy.sigma, "max_steps": subject.max_steps}
+    about |= {"kind": options.kind, "norm": options.norm, "sigma": policy.sigma, "max_steps": limit}
     result = about | finite(curve.to_json())
     write_evidence(subject, f"attack-{options.kind}", result, console)
     return result

@@ -16,7 +16,7 @@ from surefoot.cli.evaluate import finite, number
 from surefoot.data.log import Log
 from surefoot.data.statistics import Feature, Statistics, Summary, statistics
 from surefoot.data.validation import validate
-from surefoot.data.writers import write_log
+from surefoot.data.writers import check_place, write_log
 from surefoot.envs.making import env_spaces
 from surefoot.errors import ConfigError, UnknownNameError
 from surefoot.recipes.registry import RECIPES, make_log, open_log
@@ -135,6 +135,7 @@ def collect(options: Collect) -> None:
 
     if options.env is None or options.out is None:
         raise ConfigError("surefoot data collect needs an environment and a place: --env ENV --out FILE.")
+    check_place(options.out)
     console = Console(stderr=True)
     greedy = not options.explore
     policy = "random" if options.policy == "random" else load_policy(options.policy, trust=options.trust, env_id=options.env)
@@ -154,6 +155,8 @@ def make(options: Make) -> None:
                 table.add_row(name, recipe.env_id, recipe.about)
             Console().print(table)
         return
+    if options.out is not None:
+        check_place(options.out)
     log = make_log(options.name, seed=options.seed, progress=console.print, cache=options.cache)
     if options.out is not None:
         _write(log, options.out, options.json, console)

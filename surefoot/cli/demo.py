@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from surefoot import __version__
 from surefoot.cli import attack, certify, train
@@ -35,13 +36,15 @@ from surefoot.training.run import Run
 
 LOG, REPORT, MARK = "pendulum-mixed.npz", "report.html", "demo.json"
 OFFLINE = {"bc": "BC", "td3_bc": "TD3+BC", "a2pr": "A2PR"}
-MADE = (LOG, REPORT, *OFFLINE, "dqn")  # what a demo leaves beside MARK, and replaces
+NOISE = {"dqn_noise": "0.2", "dqn_plain": "0"}
+RUNS = (*OFFLINE, *NOISE)
+MADE = (LOG, REPORT, *RUNS)  # what a demo leaves beside MARK, and replaces
 
 
 @dataclass(frozen=True)
 class Options:
     """Collect a mostly-bad Pendulum log and learn from it with BC, TD3+BC and A2PR, five seeds each; beside it, train a CartPole
-    agent under noise, certify its return against tampered observations and attack it; write one report about all of it.
+    agent under noise, certify its return against tampered observations, and attack it, and one without noise; write one report.
 
     About four minutes on two cores. The same seed gives the same numbers.
     """
@@ -66,9 +69,9 @@ class Scale:
 
 FULL = Scale(
     offline="--steps 8000 --seeds 5 --eval-every 1000 --eval-episodes 4 --episodes 50",
-    dqn="--steps 20000 --eval-every 1000 --eval-episodes 50 --episodes 500",
-    certify="--budgets 0 0.05 0.1 0.2 0.3 0.4 --episodes 10000",
-    attack="--budgets 0 0.1 0.2 0.3 0.4 --episodes 100",
+    dqn="--steps 5000 --eval-every 500 --eval-episodes 100 --episodes 500",
+    certify="--budgets 0 0.1 0.2 0.3 0.4 0.5 0.6 --episodes 10000",
+    attack="--budgets 0 0.1 0.2 0.4 0.6 --episodes 100",
 )
 QUICK = Scale(
     offline="--steps 60 --seeds 2 --eval-every 30 --eval-episodes 2 --episodes 3 --log-every 20",
@@ -76,7 +79,15 @@ QUICK = Scale(
     certify="--budgets 0 0.1 0.2 --episodes 200",
     attack="--budgets 0 0.2 --episodes 5",
 )
-NETS = {"bc": "--hidden 64 64", "td3_bc": "--hidden 64 64", "a2pr": "--hidden 64 64 --critic-hidden 64 64 --vae-hidden 64 64"}
+METHODS = {
+    "bc": "--hidden 64 64",
+    "td3_bc": "--hidden 64 64",
+    "a2pr": "--hidden 64 64 --critic-hidden 64 64 --vae-hidden 64 64",
+    "dqn": "--hidden 128 128 --double --target-every 200 --exploration-updates 3000 --epsilon-end 0.05",
+}
+"""Small networks, and a schedule for little time: the methods' own options."""
+THRESHOLDS = {"dqn_noise": "--thresholds 0 1 2", "dqn_plain": "--thresholds 0 4 8"}
+"""How much worse an action must be for the attacker to want it; the worst for the agent counts."""
 
 
 def main(argv: list[str]) -> int:
@@ -90,16 +101,24 @@ def main(argv: list[str]) -> int:
 
     log = mixed_log(seed=options.seed)
     write_log(log, options.out / LOG)
-    console.print(f"log     {len(log):,} transitions of Pendulum: 45 random episodes, 5 good ones → {options.out / LOG}", highlight=False)
+    console.print(
+        f"log     {len(log):,} transitions of Pendulum: 45 random episodes, 5 good ones → {options.out / LOG}",
+        highlight=False,
+        soft_wrap=True,
+    )
     jobs = {"the log": partial(pendulum, options), "CartPole": partial(cartpole, options)}
     stages = [Stage(slug, f"learn from the log: {name}") for slug, name in OFFLINE.items()]
-    stages += [Stage("dqn", "train on CartPole, with noise"), Stage("certify", "certify its return"), Stage("attack", "attack it")]
-    done = side_by_side(jobs, stages, console)
+    stages += [Stage("dqn_noise", "train on CartPole, with noise"), Stage("certify", "certify its return")]
+    stages += [Stage("attack dqn_noise", "attack it"), Stage("dqn_plain", "train without noise"), Stage("attack dqn_plain", "attack that")]
+    try:
+        done = side_by_side(jobs, stages, console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; what was trained so far is in {options.out}, the next demo starts from the beginning.") from None
     with console.status("writing the report"):
-        page = report_for_runs([options.out / name for name in (*OFFLINE, "dqn")], options.out / REPORT)
+        page = report_for_runs([options.out / name for name in RUNS], options.out / REPORT)
     console.print()
-    for table in (learned(done["the log"], log.episode_returns), defended(**done["CartPole"])):
-        console.print(table, "")
+    for part in (learned(done["the log"], log.episode_returns), defended(**done["CartPole"])):
+        console.print(part, "", highlight=False)
     if options.quick:
         console.print("[yellow]--quick: everything was run, nothing was learned; leave it out for results that mean something.[/yellow]\n")
     console.print(f"report  [bold]{page}[/bold]  (one file: open it in a browser)\n", highlight=False, soft_wrap=True)
@@ -149,80 +168,106 @@ def pendulum(options: Options, tell: Teller) -> dict[str, Any]:
     scale, results = QUICK if options.quick else FULL, {}
     for slug in OFFLINE:
         place = ["--data", str(options.out / LOG), "--seed", str(options.seed), "--out", str(options.out / slug)]
-        results[slug] = trained([slug, *place, *NETS[slug].split(), *scale.offline.split()], slug, tell)
+        results[slug] = trained([slug, *place, *METHODS[slug].split(), *scale.offline.split()], slug, tell)
     return results
 
 
 def cartpole(options: Options, tell: Teller) -> dict[str, Any]:
-    """Train with noise, then certify and attack the policy that did best while training."""
-    scale, run = QUICK if options.quick else FULL, options.out / "dqn"
-    place = ["--env", "CartPole-v1", "--max-steps", "200", "--seed", str(options.seed), "--out", str(run)]
-    trained(["dqn", *place, "--noise", "0.2", "--frame-stack", "5", *scale.dqn.split()], "dqn", tell)
-    best = f"{run}:best"
+    """Train with noise, certify and attack the policy that did best while training; the same without noise and certificate."""
+    scale, results = QUICK if options.quick else FULL, {}
+    for run, noise in NOISE.items():
+        place = ["--env", "CartPole-v1", "--max-steps", "200", "--frame-stack", "5", "--noise", noise, "--seed", str(options.seed)]
+        trained(["dqn", *place, "--out", str(options.out / run), *METHODS["dqn"].split(), *scale.dqn.split()], run, tell)
+        best = f"{options.out / run}:best"
+        if run == "dqn_noise":
+            results["certificate"] = certified([best, *scale.certify.split()], tell)
+        results[run] = attacked([best, *scale.attack.split(), *THRESHOLDS[run].split()], f"attack {run}", tell)
+    return results
 
+
+def certified(argv: list[str], tell: Teller) -> dict[str, Any]:
+    """The result of `surefoot certify` with these arguments."""
+    wanted: Any = tyro.cli(certify.Options, args=argv)
     quiet = Console(stderr=True)
-    words = [best, *scale.certify.split()]
-    wanted: Any = tyro.cli(certify.Options, args=words)
-    subject, policy = certify.smoothed(load_subjects([best], env=None)[0], None, quiet)
+    subject, policy = certify.smoothed(load_subjects(wanted.policies, env=wanted.env)[0], wanted.sigma, quiet)
 
-    def certifying(ended: int) -> None:
-        tell("certify", min(0.99, ended / wanted.episodes), f"{ended:,} of {wanted.episodes:,} noisy episodes")
+    def playing(ended: int) -> None:
+        tell("certify", min(0.99, 0.01 + ended / wanted.episodes), f"{ended:,} of {wanted.episodes:,} noisy episodes")
 
     tell("certify", 0.0)
-    certificate = certify.certified(subject, policy, wanted, words, quiet, certifying)
-    tell("certify", 1.0, f"{wanted.episodes:,} noisy episodes, mean return {number(certificate['members'][0]['mean'])}")
+    found = certify.certified(subject, policy, wanted, argv, quiet, playing)
+    tell("certify", 1.0, f"{wanted.episodes:,} noisy episodes, mean return {number(found['members'][0]['mean'])}")
+    return found
 
-    words = [best, *scale.attack.split()]
-    against: Any = tyro.cli(attack.Options, args=words)
-    rounds = [(budget, threshold) for budget in against.budgets for threshold in against.thresholds if budget > 0.0]
+
+def attacked(argv: list[str], stage: str, tell: Teller) -> dict[str, Any]:
+    """The result of `surefoot attack` with these arguments."""
+    wanted: Any = tyro.cli(attack.Options, args=argv)
+    quiet = Console(stderr=True)
+    subject, policy = certify.smoothed(load_subjects(wanted.policies, env=wanted.env)[0], wanted.sigma, quiet)
+    rounds = [(budget, threshold) for budget in wanted.budgets for threshold in wanted.thresholds if budget > 0.0]
     begun = iter(range(len(rounds)))
 
-    def attacking(budget: float, name: str) -> None:
+    def playing(budget: float, name: str) -> None:
         if budget > 0.0:
-            tell("attack", next(begun) / len(rounds), f"size {budget:g}, {name}")
+            tell(stage, max(0.01, next(begun) / len(rounds)), f"size {budget:g}, {name}")
 
-    tell("attack", 0.0)
-    attacked = attack.attacked(subject, policy, against, words, quiet, attacking)
-    tell("attack", 1.0, f"{against.episodes} episodes for each of {len(against.budgets)} sizes and {len(against.thresholds)} thresholds")
-    return {"certificate": certificate, "attacked": attacked}
+    tell(stage, 0.0)
+    found = attack.attacked(subject, policy, wanted, argv, quiet, playing)
+    last = found["members"][0]["mean"][-1]
+    tell(stage, 1.0, f"mean return {'not known' if last is None else number(last)} at size {wanted.budgets[-1]:g}")
+    return found
 
 
 # --- what came of it ------------------------------------------------------------------------------------------------
 
 
-def learned(results: dict[str, Any], logged: np.ndarray) -> Table:
+def learned(results: dict[str, Any], logged: np.ndarray) -> Group:
     """What each method made of the log, beside the log itself."""
-    title = "Learned from the log: mean return of an episode, higher is better"
-    table = Table(title=title, title_justify="left", caption="score: 0 is random, 100 the good controller that made 5 of the 50 episodes")
-    table.add_column("")
-    for name in (r"mean return \[95 %]", "score"):
-        table.add_column(name, justify="right")
+    table = _table("", r"mean return \[95 %]", "score")
     table.add_row("the log itself", number(logged.mean()), f"{normalised(logged.mean()):.0f}", style="dim", end_section=True)
     for slug, result in results.items():
         mean = result["last"]["mean"]
         table.add_row(f"{OFFLINE[slug]}, {result['seeds']} seeds", escape(words(mean)), f"{normalised(mean['value']):.0f}")
-    return table
+    note = "score: 0 is a random policy, 100 the controller that made the log's 5 good episodes"
+    return Group("[bold]Learned from the log[/bold] (return of an episode of Pendulum, higher is better)", table, f"[dim]{note}[/dim]")
 
 
-def defended(certificate: dict[str, Any], attacked: dict[str, Any]) -> Table:
-    """The certified bound beside what the attack did, at each size of attack that both know."""
-    (bound,), (seen,) = certificate["members"], attacked["members"]
-    lower = dict(zip(certificate["budgets"], bound["lower"], strict=True))
-    table = Table(title="CartPole, its observations tampered with: mean return of at most 200", title_justify="left")
-    for name in ("size of the attack", "certified: at least", r"really attacked \[95 %]", "certificate"):
-        table.add_column(name, justify="right")
-    for budget, mean, low, high in zip(attacked["budgets"], seen["mean"], seen["low"], seen["high"], strict=True):
-        if mean is None:
-            said, verdict = "the attack failed", "–"
-        else:
-            said = escape(words({"value": mean, "low": low, "high": high}))
-            verdict = "[green]holds[/green]" if high >= lower[budget] else "[red]broken[/red]"
-        table.add_row(f"{budget:g}", number(lower[budget]), said, verdict)
-    table.caption = (
-        f"size: l2 norm of all changes of an episode; the agent acts on observations with noise of {certificate['sigma']:g};"
-        f" certified with confidence {100 * (1 - certificate['alpha']):.0f} % from {certificate['episodes']:,} episodes"
+def defended(certificate: dict[str, Any], dqn_noise: dict[str, Any], dqn_plain: dict[str, Any]) -> Group:
+    """At each size of attack: the certified bound, what the attack did, and what it did to the agent without noise."""
+    lower = dict(zip(certificate["budgets"], certificate["members"][0]["lower"], strict=True))
+    table = _table(
+        "attack\nsize",
+        "certified:\nat least",
+        "with noise,\n" + r"attacked \[95 %]",
+        "\ncertificate",
+        "without noise,\n" + r"attacked \[95 %]",
     )
+    for budget, seen, plain in zip(dqn_noise["budgets"], _levels(dqn_noise), _levels(dqn_plain), strict=True):
+        verdict = "–" if seen["value"] is None else "[green]holds" if seen["high"] >= lower[budget] else "[red]broken"
+        table.add_row(f"{budget:g}", number(lower[budget]), _said(seen), verdict, _said(plain))
+    note = (
+        f"size: l2 norm of all changes of an episode's observations; noise: standard deviation {certificate['sigma']:g} on each of them;"
+        f"\ncertified with confidence {100 * (1 - certificate['alpha']):.0f} % from {certificate['episodes']:,} episodes"
+    )
+    return Group("[bold]Observations tampered with[/bold] (return of an episode of CartPole, at most 200)", table, f"[dim]{note}[/dim]")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(Column(first, no_wrap=True), box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _levels(found: dict[str, Any]) -> list[dict[str, Any]]:
+    member = found["members"][0]
+    names = ("value", "low", "high")
+    return [dict(zip(names, level, strict=True)) for level in zip(member["mean"], member["low"], member["high"], strict=True)]
+
+
+def _said(level: dict[str, Any]) -> str:
+    return "failed" if level["value"] is None else escape(words(level))
 
 
 def next_steps(out: Path) -> str:
@@ -232,7 +277,7 @@ def next_steps(out: Path) -> str:
         "look at the log": f"data inspect {out / LOG}",
         "favour its good episodes": f"train td3_bc --data {out / LOG} --weighting aw --steps 8000 --hidden 64 64",
         "play one of the policies": f"evaluate {out / 'a2pr'}@0 --episodes 200",
-        "more noise, another bound": f"certify {out / 'dqn'}:best --sigma 0.4 --budgets 0 0.2 0.4",
+        "more noise, another bound": f"certify {out / 'dqn_noise'}:best --sigma 0.4 --budgets 0 0.2 0.4",
         "your own log": "train a2pr --data my_log.npz     (columns: docs/data.md)",
     }
     lines = [f"  {what:<26} {command} {arguments}" for what, arguments in tries.items()]

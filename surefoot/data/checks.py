@@ -57,14 +57,14 @@ def check_flags(flags: np.ndarray, name: str, first: int, source: str) -> None:
 
 def check_actions(action: np.ndarray, space: Continuous | Discrete, first: int, source: str, env_id: str | None = None) -> None:
     """Actions `[m, A]` (discrete: `[m, 1]`) lie in the space, which is that of `env_id` or of the log itself."""
-    of = f"the actions of {env_id}" if env_id else "the action space"
+    of = f" of {env_id}" if env_id else ""
     if isinstance(space, Discrete):
         wrong = (action[:, 0] != np.floor(action[:, 0])) | (action[:, 0] < 0) | (action[:, 0] >= space.n)
         if wrong.any():
             row = int(np.argmax(wrong))
+            what = f"{action[row, 0]:g} in row {first + row}, which is none of the actions 0 to {space.n - 1}{of}"
             raise DataError(
-                f"{source}: field 'action' is {action[row, 0]:g} in row {first + row}, which is none of {of} 0 to {space.n - 1}: "
-                "remove that transition, or name the environment it was recorded in (--env)."
+                f"{source}: field 'action' is {what}: remove that transition, or name the environment it was recorded in (--env)."
             )
         return
     low, high = np.array(space.low), np.array(space.high)
@@ -73,7 +73,7 @@ def check_actions(action: np.ndarray, space: Continuous | Discrete, first: int, 
     if outside.any():
         row, j = np.argwhere(outside)[0]
         raise DataError(
-            f"{source}: field 'action' is {action[row, j]:g} in row {first + row}, dimension {j}, outside {of} [{low[j]:g}, {high[j]:g}]: "
+            f"{source}: field 'action' is {action[row, j]:g} in row {first + row}, dimension {j}, outside [{low[j]:g}, {high[j]:g}]{of}: "
             "rescale the actions, or name the environment they were recorded in (--env)."
         )
 

@@ -53,7 +53,7 @@ Columns: TypeAlias = Mapping[str, Callable[[], Column]]
 """The columns of a file by name; a column is opened when it is asked for and may be dropped after use."""
 
 
-def sliced(name: str, array: Any, path: Path | None = None, kind: str = "") -> Column:
+def sliced(name: str, array: Any, path: str | Path = "memory", kind: str = "a log") -> Column:
     """A column of anything that has a shape, a dtype and slices: an array, an HDF5 dataset."""
 
     def parts() -> Iterator[np.ndarray]:
@@ -87,7 +87,7 @@ def need(columns: Columns, field: str, source: str) -> Column:
 
 
 @contextmanager
-def readable(path: Path | None, kind: str) -> Iterator[None]:
+def readable(name: str | Path, kind: str) -> Iterator[None]:
     """Whatever a library says about a damaged file in the block, as one sentence (DataError) with the file's name."""
     try:
         yield
@@ -95,4 +95,4 @@ def readable(path: Path | None, kind: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise DataError(f"{path} cannot be read as {kind} ({reason}): it may be cut off or damaged; copy or write it again.") from None
+        raise DataError(f"{name} cannot be read as {kind} ({reason}): it may be cut off or damaged; copy or write it again.") from None

@@ -30,6 +30,9 @@ from surefoot.envs.making import make_env
 from surefoot.errors import DataError, EnvError, SurefootError
 from surefoot.files import replacing_folder
 
+MINARI = "minari:"
+"""How the name of a log begins that is a Minari data set."""
+
 DOWNLOADER = "huggingface_hub"
 """What Minari downloads with; a package of its own."""
 
@@ -49,9 +52,8 @@ def read_minari(dataset_id: str, request: Request) -> Log:
     metadata = from_json(str(text), source) if text is not None else Metadata()
     obs_space = dataset.observation_space
     if not isinstance(obs_space, gym.spaces.Box):
-        raise DataError(
-            f"{source}: observations are of {type(obs_space).__name__}, not a Box: only vectors of features can be learned from."
-        )
+        kind = type(obs_space).__name__
+        raise DataError(f"{source}: observations are a {kind}, not a Box: only vectors of features can be learned from so far.")
     if obs_space.dtype == np.uint8 and len(obs_space.shape) >= 2:
         raise DataError(f"{source}: observations are images {obs_space.shape}: only vectors of features can be learned from so far.")
     n, obs_shape = dataset.total_steps, tuple(obs_space.shape) or (1,)
@@ -60,7 +62,7 @@ def read_minari(dataset_id: str, request: Request) -> Log:
     space = known_space(width, obs_shape, request, Metadata(metadata.action or own))
     layout = Layout.of(Spec(obs_shape, space)) if space is not None else Layout(int(np.prod(obs_shape)), width, discrete)
     packed, ends = np.empty((n, layout.width), np.float32), np.zeros(n, bool)
-    with readable(None, source):
+    with readable(source, "a Minari data set"):
         start = 0
         for episode in dataset.iterate_episodes():
             stop = start + len(episode.rewards)
@@ -71,10 +73,12 @@ def read_minari(dataset_id: str, request: Request) -> Log:
                 "terminations": episode.terminations,
             }
             _fill(packed[start:stop], fields, layout, start, source)
-            ends[stop - 1] = stop > start
+            if stop > start:
+                ends[stop - 1] = True
             start = stop
     if start != n:
         raise DataError(f"{source}: its episodes hold {start} transitions, but its metadata says {n}: download or record it again.")
+    ends |= packed[:, -1] == 1.0
     warned: list[str] = []
     actions = packed[:, layout.obs_dim : layout.obs_dim + layout.action_dim]
     if space is None:
@@ -118,7 +122,7 @@ def _open(dataset_id: str) -> minari.MinariDataset:
             except FileNotFoundError:
                 return minari.load_dataset(dataset_id, download=True)
     except ImportError as error:
-        why = f"downloading it needs {DOWNLOADER}: pip install 'minari[hf]'" if DOWNLOADER in str(error) else str(error)
+        why = f"downloading it needs {DOWNLOADER}: pip install 'surefoot[minari]'" if DOWNLOADER in str(error) else str(error)
     except Exception as error:  # of the network, of the server, of the files: libraries below Minari raise what they like
         why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     local = sorted(minari.list_local_datasets())
@@ -142,15 +146,12 @@ def write_minari(log: Log, dataset_id: str) -> None:
 
     Minari stores T + 1 observations for T transitions, so `next_obs` must be the obs of the row that follows.
     """
-    _check_id(dataset_id)
-    place = get_dataset_path(dataset_id)
-    if place.exists():
-        raise DataError(f"Minari data set {dataset_id!r} exists already: choose another name, or a higher version.")
+    place = check_new(dataset_id)
     t = log.transitions
     inside = torch.from_numpy(np.flatnonzero(~log.ends[:-1]))
     if not torch.equal(t.next_obs[inside], t.obs[inside + 1]):
         raise DataError(
-            f"{log.source}: next_obs is not the obs of the following row everywhere, so Minari cannot hold it: take another format."
+            f"{log.source}: next_obs is not always the obs of the next row, which is how Minari stores it: take another format."
         )
     box, spec = log.action, None
     if log.env_id is not None:
@@ -173,6 +174,15 @@ def write_minari(log: Log, dataset_id: str) -> None:
     namespace = parse_dataset_id(dataset_id)[0]
     if namespace is not None and namespace not in list_local_namespaces():
         create_namespace(namespace)
+
+
+def check_new(dataset_id: str) -> Path:
+    """The folder of a data set that is still to be made. Raises DataError for what is no id, or if there is one."""
+    _check_id(dataset_id)
+    place = get_dataset_path(dataset_id)
+    if place.exists():
+        raise DataError(f"Minari data set {dataset_id!r} exists already: choose another name, or a higher version.")
+    return place
 
 
 def _buffers(log: Log) -> Iterator[EpisodeBuffer]:

@@ -65,7 +65,7 @@ def pack(columns: Columns, request: Request, metadata: Metadata | None = None, f
     fill(packed[:, s : s + a], action, source)
     fill(packed[:, s + a : s + a + 1], reward, source)
     packed[:, -1] = marks.terminated
-    del obs, reward  # of an npz these hold the arrays
+    del obs, reward, column  # of an npz these hold the arrays
     warnings, ends = list(marks.warnings), marks.ends
     if space is None:
         space, guess = infer_space(packed[:, s : s + a], discrete)

@@ -20,7 +20,7 @@ import torch
 from surefoot.data.columns import Column, Columns, readable, sliced
 from surefoot.data.log import Layout, Log
 from surefoot.data.metadata import KEY, from_json
-from surefoot.data.minari_sets import read_minari
+from surefoot.data.minari_sets import MINARI, read_minari
 from surefoot.data.packing import Request, known_space, pack
 from surefoot.data.spec import Continuous, Discrete, Spec
 from surefoot.data.tables import read_csv, read_parquet
@@ -30,7 +30,6 @@ from surefoot.errors import DataError
 from surefoot.files import whole_folder
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
-MINARI = "minari:"
 
 
 def read_log(

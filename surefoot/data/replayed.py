@@ -234,7 +234,8 @@ class Replayed:
         if self.frame_stack > 1 or self.noise > 0.0:
             notes["observations"] = f"{self.frame_stack} frames, noise {self.noise}"
         source = f"replay buffer in {self.env_id}, seed {self.seed}, member {member}"
-        return Log(rows, ends, self.spec.obs_shape, self.spec.action, source, self.env_id, notes)
+        env_id = self.env_id if self.frame_stack == 1 else None  # which shows single frames
+        return Log(rows, ends, self.spec.obs_shape, self.spec.action, source, env_id, notes)
 
     # --- state --------------------------------------------------------------------------------------------------------
 

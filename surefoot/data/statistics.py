@@ -101,6 +101,7 @@ def brief(log: Log) -> dict[str, Any]:
     return {
         "source": log.source,
         "recipe": log.notes.get("recipe"),
+        "recipe_seed": log.notes.get("seed"),
         "recorded_in": log.env_id,
         "transitions": len(log),
         "episodes": len(log.episode_ends),

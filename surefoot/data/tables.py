@@ -46,7 +46,10 @@ def read_csv(path: Path, request: Request) -> Log:
     def batches(chosen: list[str]) -> Iterator[pa.RecordBatch]:
         yield from table.select(chosen).to_batches(SLICE)
 
-    return pack(_columns(table.schema, table.num_rows, batches, str(path), path, "CSV"), request, metadata)
+    log = pack(_columns(table.schema, table.num_rows, batches, str(path), path, "CSV"), request, metadata)
+    del table, batches
+    pa.default_memory_pool().release_unused()  # several times the log, which the pool would keep
+    return log
 
 
 def _is_real(name: str, metadata: Metadata) -> bool:
@@ -62,7 +65,7 @@ def read_parquet(paths: Sequence[Path], request: Request) -> Log:
     files = []
     for path in paths:
         with readable(path, "Parquet"):
-            files.append(pyarrow.parquet.ParquetFile(path))
+            files.append(pyarrow.parquet.ParquetFile(path, pre_buffer=False))  # else all of a column is read ahead
     first = files[0].schema_arrow
     for path, file in zip(paths, files, strict=True):
         if file.schema_arrow.names != first.names:

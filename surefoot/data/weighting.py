@@ -54,7 +54,7 @@ def transition_weights(log: Log, kind: str, *, alpha: float = 0.1, share: float 
         w = softmax_weights(normalised(returns), lengths, alpha)
     else:
         starts = log.transitions.obs.numpy()[log.episode_starts].astype(np.float64)
-        w = softmax_weights(normalised(advantages(starts, returns)), lengths, alpha)
+        w = softmax_weights(normalised(advantages(starts, returns), np.abs(returns).max()), lengths, alpha)
     return np.repeat(w, lengths)
 
 
@@ -81,10 +81,14 @@ def advantages(starts: np.ndarray, returns: np.ndarray) -> np.ndarray:
     return returns - start_values(starts, returns)
 
 
-def normalised(scores: np.ndarray) -> np.ndarray:
-    """Min-max to [0, 1] over episodes; all 0 where they do not differ (by more than rounding), which makes weights uniform."""
+def normalised(scores: np.ndarray, size: float | None = None) -> np.ndarray:
+    """Min-max to [0, 1] over episodes; all 0, which makes weights uniform, where scores differ by no more than rounding.
+
+    `size`: magnitude of the numbers that the scores were computed from (default: of the scores themselves). Logged rewards are
+    float32, so differences below a millionth of it mean nothing, and must not be stretched to [0, 1].
+    """
     low, high = scores.min(), scores.max()
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
+    if high - low <= 1e-6 * (max(abs(low), abs(high)) if size is None else size):
         return np.zeros_like(scores)
     return (scores - low) / (high - low)
 

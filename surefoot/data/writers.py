@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import pyarrow.parquet
 from surefoot.data.columns import SLICE
 from surefoot.data.log import Log
 from surefoot.data.metadata import KEY, to_json
-from surefoot.data.minari_sets import write_minari
+from surefoot.data.minari_sets import MINARI, check_new, write_minari
 from surefoot.data.tables import COMMENT
 from surefoot.errors import DataError
-from surefoot.files import replacing_file, replacing_folder
+from surefoot.files import replacing_file, replacing_folder, unwritable
 
 D4RL_NAMES = {
     "obs": "observations",
@@ -36,24 +37,44 @@ def write_log(log: Log, ref: str | Path) -> None:
     which is a folder that is mapped into memory when it is read; `minari:ID`: a local Minari data set.
 
     A file or packed log that was there is replaced; another folder, or a Minari data set, is not. The last transition of an
-    episode that does not terminate is written as truncated. Raises DataError for other suffixes, CheckpointError for places
-    where nothing can be written.
+    episode that does not terminate is written as truncated. Raises what `check_place` raises, and CheckpointError where
+    nothing can be written.
     """
-    text = str(ref)
-    if text.startswith("minari:"):
-        write_minari(log, text.removeprefix("minari:"))
+    check_place(ref)
+    text, path = str(ref), Path(ref)
+    if text.startswith(MINARI):
+        write_minari(log, text.removeprefix(MINARI))
+    elif path.suffix.lower() in WRITERS:
+        with replacing_file(path) as new:
+            WRITERS[path.suffix.lower()](log, new)
+    else:
+        write_packed(log, path)
+
+
+def check_place(ref: str | Path) -> None:
+    """Raises a DataError if a log will not be written under this name, a CheckpointError if the place cannot be written to.
+
+    To be asked before time is spent on the log.
+    """
+    text, path = str(ref), Path(ref)
+    if text.startswith(MINARI):
+        check_new(text.removeprefix(MINARI))
         return
-    path = Path(ref)
     suffix = path.suffix.lower()
     if suffix in WRITERS:
         if path.is_dir():
             raise DataError(f"{path} is a folder: name a file in it.")
-        with replacing_file(path) as new:
-            WRITERS[suffix](log, new)
-    elif suffix == "" or path.is_dir():
-        write_packed(log, path)
-    else:
+    elif suffix and not path.is_dir():
         raise DataError(f"{path} is of no kind that logs are written as: take {', '.join(WRITERS)}, no suffix for a folder, or minari:ID.")
+    elif path.is_file():
+        raise DataError(f"{path} is a file: a packed log is a folder: choose another name.")
+    elif path.is_dir() and any(path.iterdir()) and not (path / "log.json").is_file():
+        raise DataError(f"{path} is a folder that holds something else than a packed log, so it is not replaced: choose another name.")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise unwritable(path, NotADirectoryError(f"{there} is a file"))
+    if not os.access(there, os.W_OK):
+        raise unwritable(path, PermissionError(f"{there} is not writable"))
 
 
 def fields(log: Log, rows: slice = slice(None)) -> dict[str, np.ndarray]:
@@ -126,7 +147,7 @@ def write_parquet(log: Log, path: Path) -> None:
         batch = pa.RecordBatch.from_pydict({field: _listed(values) for field, values in piece.items()})
         if writer is None:
             schema = batch.schema.with_metadata({KEY: to_json(log)})
-            writer = pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
+            writer = pyarrow.parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
         writer.write_batch(batch)
     if writer is not None:
         writer.close()
@@ -141,10 +162,6 @@ def _listed(values: np.ndarray) -> pa.Array:
 
 def write_packed(log: Log, path: Path) -> None:
     """`packed.npy` (the matrix itself), `ends.npy`, `log.json`."""
-    if path.is_file():
-        raise DataError(f"{path} is a file: a packed log is a folder: choose another name.")
-    if path.is_dir() and any(path.iterdir()) and not (path / "log.json").is_file():
-        raise DataError(f"{path} is a folder that holds something else than a packed log, so it is not replaced: choose another name.")
     with replacing_folder(path) as new:
         np.save(new / "packed.npy", log.packed.contiguous().numpy())
         np.save(new / "ends.npy", log.ends)

@@ -27,7 +27,7 @@ class Line(gym.Env):
         return self._observed(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        before, self.x = self.x, float(moved(np.float64(self.x), np.float64(action[0])))
+        before, self.x = self.x, float(moved(np.asarray(self.x), np.asarray(action[0], np.float64)))
         return self._observed(), (self.x - before) / STEP, False, False, {}
 
     def _observed(self) -> np.ndarray:

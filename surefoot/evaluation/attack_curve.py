@@ -20,7 +20,7 @@ class AttackCurve:
     """Undiscounted returns at K budgets under the worst of V variants of an attack (such as thresholds of the Q-attack).
 
     The worst is chosen for each budget and member by the mean of the same episodes, so the curve errs to the low side. A variant whose
-    every gradient was zero is not chosen while another is left; where all failed, `failed` says so and the returns mean nothing.
+    every gradient was zero is not chosen while another is left; where all that tried failed, `failed` says so and the returns mean nothing.
     """
 
     budgets: np.ndarray  # [K]
@@ -107,17 +107,22 @@ def attack_curve(
                 policy, env_id, episodes, seed=seed, greedy=greedy, max_steps=max_steps, n_envs=n_envs, perturb=attack
             ).returns
             asked = attack.gradients.cpu().numpy()
-            played.append((returns, attack.failed, attack.vanished.cpu().numpy() / np.maximum(asked, 1), attack.spent.mean(-1)))
+            vanished = attack.vanished.cpu().numpy() / np.maximum(asked, 1)
+            played.append((returns, attack.failed, asked > 0, vanished, attack.spent.mean(-1)))
         rows.append(_worst(played))
     returns, worst, means, failed, vanished, spent = (np.stack(column) for column in zip(*rows, strict=True))
     return AttackCurve(levels, tuple(variants), returns, worst, means, failed, vanished, spent, env_id, seed)
 
 
 def _worst(played: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Returns `[*copies, n]`, index, means `[V, *copies]`, failed, vanished and spent `[*copies]` of each member's worst variant."""
-    returns, failed, vanished, spent = (np.stack(column) for column in zip(*played, strict=True))  # [V, *copies, ...]
+    """Returns `[*copies, n]`, index, means `[V, *copies]`, failed, vanished and spent `[*copies]` of each member's worst variant.
+
+    A variant that found nothing to attack (a high threshold) is no proof that the others, which failed, could do no harm.
+    """
+    returns, failed, tried, vanished, spent = (np.stack(column) for column in zip(*played, strict=True))  # [V, *copies, ...]
     means = returns.mean(-1)
     worst = np.where(failed, np.inf, means).argmin(0)
     own = worst[None]
     chosen = np.take_along_axis(returns, own[..., None], 0)[0]
-    return chosen, worst, means, *(np.take_along_axis(a, own, 0)[0] for a in (failed, vanished, spent))
+    all_failed = failed.any(0) & ~(tried & ~failed).any(0)
+    return chosen, worst, means, all_failed, *(np.take_along_axis(a, own, 0)[0] for a in (vanished, spent))

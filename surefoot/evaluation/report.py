@@ -64,7 +64,7 @@ def render(arms: Sequence[Arm]) -> str:
         summary_note=SUMMARY_NOTE,
         sources=_sources(arms),
         curves_note=CURVES_NOTE,
-        runs=[_run(arm) for arm in arms],
+        runs=_runs(arms),
         glossary=GLOSSARY,
         **parts,
     )
@@ -201,7 +201,22 @@ def _value(value: Any) -> str:
 APART = ("command", "versions", "fingerprint", "environment", "log")  # of config.json: no settings
 
 
-def _run(arm: Arm) -> dict[str, Any]:
+def _runs(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Each run's commands and settings; versions and machine once, where all runs have the same."""
+    shared = len(arms) > 1 and len({repr(_made_with(arm)) for arm in arms}) == 1
+    told = [_run(arm, shared) for arm in arms]
+    if shared and _made_with(arms[0]):
+        told.append({"mark": "", "label": "All runs", "command": "", "facts": _made_with(arms[0]), "settings": []})
+    return told
+
+
+def _made_with(arm: Arm) -> list[tuple[str, Any]]:
+    """Versions and machine."""
+    found = [(title, arm.config.get(key)) for title, key in (("versions", "versions"), ("machine", "environment"))]
+    return [(title, ", ".join(f"{k} {v}" for k, v in flat(value))) for title, value in found if isinstance(value, Mapping)]
+
+
+def _run(arm: Arm, shared: bool) -> dict[str, Any]:
     paper, url = arm.paper
     facts: list[tuple[str, Any]] = []
     if paper:
@@ -212,10 +227,7 @@ def _run(arm: Arm) -> dict[str, Any]:
         facts.append(("seed", f"{seed}, from which everything random derives" + (f"; {plural(arm.seeds, 'member')}" if arm.seeds else "")))
     if isinstance(wall, int | float):
         facts.append(("wall time", f"{wall:.0f} s" if wall < 120 else f"{wall / 60:.1f} min"))
-    for title, key in (("versions", "versions"), ("machine", "environment")):
-        found = arm.config.get(key)
-        if isinstance(found, Mapping):
-            facts.append((title, ", ".join(f"{name} {value}" for name, value in flat(found))))
+    facts += [] if shared else _made_with(arm)
     own = {name: value for name, value in arm.config.items() if name not in APART}
     settings = [(name, "–" if value is None else without_folder(str(value))) for name, value in flat(own)]
     commands = [arm.config.get("command"), *(data.get("command") for data in arm.evidence.values())]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from surefoot.data.spec import Continuous, Discrete, Spec
-from surefoot.errors import PolicyError
+from surefoot.errors import PolicyError, SurefootError
 from surefoot.files import replacing_folder, whole_folder
 from surefoot.policies.base import Policy
 from surefoot.policies.families import FAMILIES
@@ -52,7 +52,7 @@ def read_policy(folder: str | Path, device: str = "cpu") -> Policy:
     try:
         policy = rebuild(description)
         policy.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SurefootError) as error:
         raise PolicyError(
             f"{path} is damaged: policy.json and policy.safetensors do not fit ({_first_line(error)}): save it again."
         ) from None

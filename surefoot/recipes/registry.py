@@ -68,7 +68,7 @@ def make_log(name: str, *, seed: int | None = None, progress: Say | None = None,
     if seed < 0:
         raise ConfigError(f"seed is {seed}: it must not be negative.")
     say = progress if progress is not None else lambda line: None
-    folder = cache_folder() / f"{name.rpartition('-')[0] if recipe.cached else name}-seed{seed}"
+    folder = cache_folder() / f"{name.split('-')[0]}-seed{seed}"  # the four logs of one environment share a training
     path = cache_folder() / "logs" / f"{name}-seed{seed}"
     if not (recipe.cached and cache):
         return recipe.make(seed, folder, say)

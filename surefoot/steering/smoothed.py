@@ -20,7 +20,8 @@ class Smoothed(Policy):
     """`inner` behind noise of standard deviation `sigma`, in the units of the observation, drawn once for each new frame.
 
     The noise is part of the policy: it is drawn when acting greedily too, from the caller's generator. sigma = 0 is `inner`
-    itself. Around a `FrameStack` the stack keeps the noisy frames. `decide` is without noise: who attacks averages over its own.
+    itself. Around a `FrameStack` the stack keeps the noisy frames. `forward` and `decide` are without noise: who attacks averages over
+    draws of its own.
     """
 
     def __init__(self, inner: Policy, sigma: float):
@@ -41,6 +42,9 @@ class Smoothed(Policy):
 
     def remember(self, obs: Tensor, memory: Memory) -> Memory:
         return self.inner.remember(obs, memory)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.inner(obs)
 
     def decide(self, obs: Tensor, memory: Memory = None) -> Tensor:
         return self.inner.decide(obs, memory)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 REFRESH, LINE = 0.2, 30.0  # seconds between updates of the bar, and between lines where there is no terminal
@@ -24,8 +25,9 @@ class TrainingProgress:
         self.steps, self.shown, self.text = steps, shown, ""
         console = Console(stderr=True)
         self.live = shown and console.is_terminal
-        columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"))
-        self.bar = Progress(*columns, console=console, refresh_per_second=4, disable=not self.live)
+        text = TextColumn("{task.fields[metrics]}", table_column=Column(ratio=1, no_wrap=True))  # gets the room that is left
+        columns = (BarColumn(20), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), text)
+        self.bar = Progress(*columns, console=console, refresh_per_second=4, expand=True, disable=not self.live)
         self.task = self.bar.add_task("", total=steps, completed=step, metrics="")
         self.console = console
         self.next = time.monotonic() + (REFRESH if self.live else LINE)

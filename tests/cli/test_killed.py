@@ -15,7 +15,7 @@ RUNS = {
     "sac": "--env Pendulum-v1 --data pendulum-mixed --steps 60 --checkpoint-every 3 --eval-every 0 --max-steps 30 "
     "--buffer-size 60 --warmup 20",
 }
-SMALL = "--hidden 8 8 --batch-size 8 --eval-episodes 1 --episodes 2 --log-every 4"
+SMALL = "--hidden 8 8 --batch-size 8 --eval-episodes 1 --episodes 2 --log-every 3"
 
 
 def files(run: Path) -> dict[str, bytes]:

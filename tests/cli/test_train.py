@@ -113,7 +113,7 @@ def test_a_fleet_of_five_is_five_policies_that_can_be_told_apart(capsys):
     together = fleet.act(obs.expand(5, 1, 3))[0]
     alone = torch.stack([load_policy(f"run@{i}").act(obs)[0] for i in range(5)])
     assert torch.allclose(together, alone, atol=1e-6)
-    assert len({round(float(action), 4) for action in alone.flatten()}) == 5
+    assert len({round(float(action), 4) for action in alone.detach().flatten()}) == 5
     best = load_policy("run:best@3")
     assert best.copies == ()
     assert not torch.equal(best.act(obs)[0], alone[3])
@@ -272,9 +272,8 @@ def test_a_damaged_checkpoint_falls_back_and_ends_the_same(capsys):
     assert contents("run") == contents("whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_says_how_to_resume_and_exits_130(number, capsys):
-    settings = ("--steps", "3000", "--log-every", "5", "--eval-every", "0", "--hidden", "8", "8", "--batch-size", "8", "--episodes", "2")
+def test_ctrl_c_saves_says_how_to_resume_and_exits_130(capsys):
+    settings = ("--steps", "2000", "--log-every", "5", "--eval-every", "0", "--hidden", "8", "8", "--batch-size", "8", "--episodes", "2")
     arguments = ["train", "bc", "--data", "log.npz", *settings, "--max-steps", "20", "--out"]
     # a background job of a shell ignores SIGINT, and so would its children
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from surefoot.cli import main; sys.exit(main())"
@@ -282,7 +281,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_130(number, capsys):
     process = subprocess.Popen([sys.executable, "-c", code, *arguments, "run"], stderr=subprocess.PIPE, text=True, env=env)
     while process.poll() is None and not Path("run/metrics.jsonl").exists():
         time.sleep(0.01)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 130, err
     assert re.search(r"^surefoot: stopped after step \d+; saved: go on with `surefoot train --resume run`\.$", err, re.M), err
@@ -299,19 +298,18 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_130(number, capsys):
 
 
 def test_a_diverged_run_keeps_a_policy(capsys):
-    with np.load("log.npz") as log:
-        arrays = {name: log[name] for name in log.files}
-    np.savez("huge.npz", **arrays | {"reward": arrays["reward"] * np.float32(1e25)})
-    settings = ("--steps", "200", "--checkpoint-every", "1", "--log-every", "1", "--critic-lr", "0.1", "--eval-every", "0")
-    code, out, err = call(capsys, "td3_bc", "--data", "huge.npz", "--out", "run", *settings, *SMALL)
+    settings = ("--steps", "50", "--checkpoint-every", "1", "--log-every", "1", "--critic-lr", "1e9", "--eval-every", "0")
+    code, out, err = call(capsys, "td3_bc", "--data", "log.npz", "--out", "run", *settings, *SMALL)
     assert (code, out) == (2, "")
-    sentence = next(line for line in err.splitlines() if line.startswith("surefoot: "))
-    assert "training diverged" in sentence
-    if found := re.search(r"`surefoot (train --resume run --steps \d+)`", sentence):
-        assert main([*found[1].split(), "--no-progress"]) == 0
-        assert load_policy("run")
-    else:
-        assert "nothing had been saved" in sentence
+    (sentence,) = (line for line in err.splitlines() if line.startswith("surefoot: "))
+    found = re.search(
+        r"training diverged: at step (\d+) .*checkpoint keeps step (\d+).*`surefoot (train --resume run --steps \d+)`", sentence
+    )
+    assert found, sentence
+    assert 1 <= int(found[2]) < int(found[1])
+    assert not Path("run/policy").exists()
+    assert main([*found[3].split(), "--no-progress"]) == 0
+    assert all(p.isfinite().all() for p in load_policy("run").parameters())
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Attacks: the card's listing step by step, budgets that are never exceeded, gradients that vanish, and what attacks do to returns."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from surefoot.policies.families import Categorical, Deterministic, Gaussian
 from surefoot.policies.frame_stack import FrameStack
 from surefoot.policies.sb3 import StableBaselines3Policy
 from surefoot.steering.smoothed import Smoothed
+
+torch.set_num_threads(1)
 
 CARTPOLE, PENDULUM = Spec((4,), Discrete(2)), Spec((3,), Continuous((-2.0,), (2.0,)))
 W, C = np.array([0.6, -0.8], np.float32), 0.6
@@ -385,6 +389,13 @@ def test_a_gradient_that_is_zero_everywhere_is_reported_and_not_shown_as_a_retur
     assert honest.vanished == 0
 
 
+def test_a_variant_with_nothing_to_attack_does_not_hide_that_the_others_failed():
+    policy = ModulePolicy(Steps(), CARTPOLE, "steps")
+    variants = {"fails": partial(QAttack, step=0.1), "idle": partial(QAttack, step=0.1, threshold=5.0)}
+    assert attack_curve(policy, "CartPole-v1", [0.0, 0.5], variants, episodes=3, max_steps=10).failed.tolist() == [False, True]
+    assert not attack_curve(lean(), "CartPole-v1", [0.5], variants, episodes=3, max_steps=10).failed.any()
+
+
 def test_saturated_policy_is_reported():
     policy = Deterministic(PENDULUM, (4,))
     torch.nn.init.constant_(policy.net.biases[1], 50.0)
@@ -433,10 +444,10 @@ def test_stable_baselines3_policies_are_attacked(algorithm, env):
 
 
 def test_the_bound_is_tight_in_simulation():
-    """The card's example: reward 1 iff w.(o + noise) <= c. PGD finds eps = B w, and the return is what the certificate says."""
-    policy, n = Smoothed(halfspace(), 0.5), 20_000
+    """The card's example: reward 1 iff w.(o + noise) <= c. The gradient is w, so eps = B w, and the return is what the certificate says."""
+    policy, n = Smoothed(halfspace(), 0.5), 10_000
     clean = rollout(policy, "test/OneStep-v0", n, seed=0).returns.mean()
-    attack = PGD(0.4, horizon=1, samples=64)
+    attack = FGSM(0.4, horizon=1, samples=8)
     attacked = rollout(policy, "test/OneStep-v0", n, seed=1, perturb=attack).returns.mean()
     assert clean == pytest.approx(0.884930, abs=4 * np.sqrt(0.885 * 0.115 / n))
     assert attacked == pytest.approx(0.655422, abs=4 * np.sqrt(0.655 * 0.345 / n))
@@ -446,34 +457,27 @@ def test_the_bound_is_tight_in_simulation():
 
 
 def test_q_attack_lowers_the_return_and_its_gradient_is_what_does_it(monkeypatch):
-    policy = lean()
-    plain = rollout(policy, "CartPole-v1", 40, seed=1, max_steps=200).returns
-    attacked = rollout(policy, "CartPole-v1", 40, seed=1, max_steps=200, perturb=QAttack(1.0)).returns
-    by_chance = rollout(policy, "CartPole-v1", 40, seed=1, max_steps=200, perturb=RandomAttack(1.0, horizon=50)).returns
-    assert plain.mean() == 200
-    assert attacked.mean() < 120
-    assert by_chance.mean() > 190
+    policy, play = lean(), {"env_id": "CartPole-v1", "episodes": 20, "seed": 1, "max_steps": 150}
+    plain = rollout(policy, **play).returns
+    attacked = rollout(policy, **play, perturb=QAttack(1.5, step=0.02)).returns
+    by_chance = rollout(policy, **play, perturb=RandomAttack(1.5, horizon=50)).returns
+    assert plain.mean() == 150
+    assert attacked.mean() < 60
+    assert by_chance.mean() > 140
     monkeypatch.setattr(QAttack, "direction", lambda self, gradient, counted: torch.zeros_like(gradient))
-    idle = rollout(policy, "CartPole-v1", 40, seed=1, max_steps=200, perturb=QAttack(1.0)).returns
-    assert (idle == plain).all()
+    short = play | {"max_steps": 40}
+    assert (rollout(policy, **short, perturb=QAttack(1.5, step=0.02)).returns == 40).all()
 
 
 def test_attacked_returns_of_a_smoothed_policy_stay_above_its_certificate():
-    policy, budgets = Smoothed(FrameStack(lean(5), 5), 0.2), [0.0, 0.3, 0.8]
-    certificate = certify(policy, "CartPole-v1", budgets, episodes=1000, max_steps=200, seed=5)
-    curve = attack_curve(
-        policy,
-        "CartPole-v1",
-        budgets,
-        {f"threshold {t}": lambda b, t=t: QAttack(b, threshold=t, samples=8) for t in (0.0, 0.3)},
-        episodes=60,
-        max_steps=200,
-        seed=6,
-    )
-    means, sem = curve.returns.mean(-1), curve.returns.std(-1, ddof=1) / np.sqrt(60)
+    policy, budgets = Smoothed(FrameStack(lean(5), 5), 0.2), [0.0, 0.3, 1.2]
+    certificate = certify(policy, "CartPole-v1", budgets, episodes=1000, max_steps=150, seed=5)
+    variants = {f"threshold {t}": partial(QAttack, threshold=t, step=0.03, samples=8) for t in (0.0, 0.3)}
+    curve = attack_curve(policy, "CartPole-v1", budgets, variants, episodes=40, max_steps=150, seed=6)
+    means, sem = curve.returns.mean(-1), curve.returns.std(-1, ddof=1) / np.sqrt(40)
     assert (means + 3 * sem >= certificate.lower).all()
     assert means[2] < means[0] - 10  # and the attack is a real one
-    assert certificate.lower[1] > 100  # as is the certificate
+    assert certificate.lower[1] > 75  # as is the certificate
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------

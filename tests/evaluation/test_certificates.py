@@ -1,21 +1,36 @@
 """Return certificates: the card's oracles, parity with scipy and statsmodels, coverage, and the limits of Eq. (1)."""
 
+import json
+from dataclasses import FrozenInstanceError
+
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from surefoot.errors import ConfigError, DataError
+from surefoot.data.spec import Continuous, Discrete, Spec
+from surefoot.errors import ConfigError, DataError, PolicyError
+from surefoot.evaluation import certificates
 from surefoot.evaluation.certificates import (
     certified_return,
     certified_return_per_step,
+    certify,
     clopper_pearson_lower,
     dkw_epsilon,
     gaussian_shift,
+    return_range,
     shifted_expectation,
 )
+from surefoot.evaluation.recording import record
+from surefoot.evaluation.rollouts import rollout
+from surefoot.policies.families import Categorical, Deterministic
+from surefoot.steering.smoothed import Smoothed
+
+torch.set_num_threads(1)
 
 RETURNS = np.repeat([10.0, 7.0, 3.0], [70, 20, 10])
 BUDGETS = [0.0, 0.1, 0.2, 0.4]
@@ -198,3 +213,140 @@ def test_probabilities_outside_their_range():
         clopper_pearson_lower(11, 10, 0.05)
     with pytest.raises(DataError):
         certified_return_per_step(np.full((3, 2), 0.5), 0.1, 0.2)
+
+
+# --- playing and certifying -------------------------------------------------------------------------------------------
+
+
+class Coin(gym.Env):
+    """One step at the origin; reward 2 for action 0, else 0. Under noise a policy that takes action 0 iff x <= c wins Phi(c/sigma)."""
+
+    observation_space = gym.spaces.Box(-10.0, 10.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 2.0 * float(action == 0), True, False, {}
+
+
+gym.register("test/Coin-v0", entry_point=Coin, max_episode_steps=1)
+RANGE = {"r_min": 0.0, "r_max": 2.0}
+
+
+def threshold(c, copies=()):
+    """Takes action 0 iff x <= c."""
+    policy = Categorical(Spec((1,), Discrete(2)), (), copies)
+    with torch.no_grad():
+        policy.net.weights[0].copy_(torch.tensor([[-1.0, 1.0]]).expand_as(policy.net.weights[0]))
+        policy.net.biases[0].copy_(torch.as_tensor(c, dtype=torch.float32).unsqueeze(-1) * torch.tensor([1.0, -1.0]))
+    return policy
+
+
+def test_certify_is_rollout_and_bound():
+    policy = Smoothed(threshold(0.6), 0.5)
+    c = certify(policy, "test/Coin-v0", BUDGETS, episodes=200, seed=3, alpha=0.1, bound="clopper", **RANGE)
+    returns = rollout(policy, "test/Coin-v0", 200, seed=3).returns
+    assert (c.returns == returns).all()
+    assert (c.lower == certified_return(returns, BUDGETS, 0.5, alpha=0.1, **RANGE)).all()
+    assert (c.sigma, c.alpha, c.bound, c.seed, c.r_min, c.r_max) == (0.5, 0.1, "clopper", 3, 0.0, 2.0)
+    assert (c.env_id, c.max_steps) == ("test/Coin-v0", 1)
+    with pytest.raises(FrozenInstanceError):
+        c.sigma = 1.0
+    saved = json.loads(json.dumps(c.to_json(), allow_nan=False))
+    assert saved["members"][0]["lower"] == c.lower.tolist()
+    assert saved["members"][0]["returns"] == returns.tolist()
+    assert (saved["episodes"], saved["budgets"]) == (200, BUDGETS)
+
+
+def test_members_of_a_fleet_share_alpha():
+    fleet = Smoothed(threshold([0.0, 0.6, 1.2], (3,)), 0.5)
+    c = certify(fleet, "test/Coin-v0", BUDGETS, episodes=300, seed=3, bound="dkw", alpha=0.06, **RANGE)
+    assert c.returns.shape == (3, 300)
+    assert c.lower.shape == (3, 4)
+    for returns, lower in zip(c.returns, c.lower, strict=True):
+        assert (lower == certified_return(returns, BUDGETS, 0.5, bound="dkw", alpha=0.02, **RANGE)).all()
+    assert (np.diff(c.lower[:, 0]) > 0).all()
+    assert [m["member"] for m in c.to_json()["members"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("copies", [(), (3,)])
+def test_bounds_hold_as_often_as_stated(copies):
+    """Known truth: 2 Phi(c / sigma), and 2 Phi(c / sigma - B / sigma) under the worst attacker. All members and budgets together."""
+    c = np.array([0.1, 0.3, 0.5]) if copies else np.array(0.3)
+    policy, budgets, n = Smoothed(threshold(c, copies), 0.5), np.array([0.0, 0.2]), 150
+    truth = 2.0 * stats.norm.cdf((c[..., None] - budgets) / 0.5)
+    held, close = [], []
+    for seed in range(n):
+        bounds = certify(policy, "test/Coin-v0", budgets, episodes=40, seed=seed, alpha=0.3, bound="clopper", r_min=0, r_max=2).lower
+        held.append((bounds <= truth).all())
+        close.append(bounds <= truth + 0.1)
+    assert np.mean(held) >= 0.7 - 2.0 * np.sqrt(0.3 * 0.7 / n)
+    assert np.mean(held) < 1.0  # and not by being vacuous: at this alpha some fail
+    assert (np.mean(close, 0) > 0.5).all()
+
+
+def test_ranges_that_are_known_fit_what_is_played():
+    for env_id, least in (("CartPole-v1", 0), ("Acrobot-v1", -40), ("MountainCar-v0", -40), ("Pendulum-v1", -16.2737 * 40)):
+        low, high, integer = return_range(env_id, 40)
+        assert low == pytest.approx(least, abs=0.1)
+        log = record("random", env_id, episodes=3, seed=0, max_steps=40)
+        assert ((log.episode_returns >= low) & (log.episode_returns <= high)).all()
+        assert integer == (log.episode_returns == np.round(log.episode_returns)).all()
+    assert return_range("MountainCarContinuous-v0")[1] == 100.0
+    assert return_range("CartPole-v1") == (0.0, 500.0, True)
+    assert return_range("test/Coin-v0") is None
+
+
+def test_range_of_full_throttle_covers_rounding():
+    policy = Deterministic(Spec((2,), Continuous((-1.0,), (1.0,))), ())
+    torch.nn.init.constant_(policy.net.biases[0], 50.0)
+    c = certify(Smoothed(policy, 0.1), "MountainCarContinuous-v0", 0.1, episodes=2)
+    assert c.returns.min() < -99.8
+    assert c.bound == "dkw"
+
+
+def test_bound_is_chosen_before_an_episode_is_played():
+    cartpole = Smoothed(Categorical(Spec((4,), Discrete(2)), (4,)), 0.1)
+    few = {"episodes": 3, "max_steps": 20}
+    known = certify(cartpole, "CartPole-v1", 0.1, **few)
+    assert (known.bound, known.r_min, known.r_max, known.lower.shape) == ("clopper", 0.0, 20.0, (1,))
+    assert certify(cartpole, "CartPole-v1", 0.1, bound="dkw", **few).bound == "dkw"
+    assert certify(Smoothed(threshold(0.6), 0.5), "test/Coin-v0", 0.1, episodes=3, **RANGE).bound == "dkw"
+    assert certify(Smoothed(threshold(0.6), 0.5), "test/Coin-v0", 0.1, episodes=3, r_min=0.0).r_max is None
+
+
+def test_progress_counts_finished_episodes():
+    seen = []
+    certify(Smoothed(threshold([0.6, 0.6], (2,)), 0.5), "test/Coin-v0", 0.1, episodes=5, n_envs=2, progress=seen.append, **RANGE)
+    assert seen == [4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"policy": threshold(0.6)}, PolicyError, r"Smoothed\(policy, sigma\)"),
+        ({"policy": Smoothed(threshold(0.6), 0.0)}, ConfigError, "sigma is 0"),
+        ({"budgets": [0.1, -0.2]}, ConfigError, "-0.2"),
+        ({"budgets": []}, ConfigError, "no attack budget"),
+        ({"alpha": 1.5}, ConfigError, "alpha is 1.5"),
+        ({"bound": "hoeffding"}, ConfigError, "'auto', 'clopper' or 'dkw'"),
+        ({"r_min": None}, ConfigError, "give r_min"),
+        ({"r_min": 3.0}, ConfigError, "must not be empty"),
+        ({"r_min": float("nan")}, ConfigError, "finite"),
+        ({"bound": "clopper", "r_max": None}, ConfigError, "two integers"),
+        ({"bound": "clopper", "r_max": 1.5}, ConfigError, "two integers"),
+    ],
+)
+def test_misuse_of_certify_is_said_before_anything_is_played(change, error, words, monkeypatch):
+    monkeypatch.setattr(certificates, "rollout", None)
+    arguments = {"policy": Smoothed(threshold(0.6), 0.5), "budgets": BUDGETS, **RANGE} | change
+    with pytest.raises(error, match=words):
+        certify(arguments.pop("policy"), "test/Coin-v0", arguments.pop("budgets"), **arguments)
+
+
+def test_a_return_outside_the_range_is_said():
+    with pytest.raises(DataError, match="r_min and r_max must hold"):
+        certify(Smoothed(threshold(5.0), 0.1), "test/Coin-v0", 0.1, episodes=4, r_min=0, r_max=1)

@@ -87,7 +87,12 @@ def make_run(folder, method="td3_bc", *, mean=-300.0, members=3, seed=0, env="Pe
         "versions": {"python": "3.11.2", "torch": "2.13.0"},
         "environment": {"system": "Linux x86_64", "cores": 2},
         "fingerprint": "5463891bffe5b33f" * 4,
-        "log": {"source": "/home/somebody/secret/my_log.npz", "transitions": 10_000, "episodes": 50, "returns": {"mean": -1143.0, "max": -150.0}},
+        "log": {
+            "source": "/home/somebody/secret/my_log.npz",
+            "transitions": 10_000,
+            "episodes": 50,
+            "returns": {"mean": -1143.0, "max": -150.0},
+        },
         **config,
     }
     result = {
@@ -135,7 +140,9 @@ def test_it_is_one_well_formed_file_that_loads_nothing(runs, tmp_path, filmed):
         assert tag not in ("script", "iframe", "object", "embed")
         for name in ("src", "href", "srcset", "xlink:href", "action", "data"):
             value = attrs.get(name, "")
-            assert value.startswith(("data:", "#", "")) and (not value.startswith("http") or (tag == "a" and value.startswith("https://arxiv.org/")))
+            assert value.startswith(("data:", "#", "")) and (
+                not value.startswith("http") or (tag == "a" and value.startswith("https://arxiv.org/"))
+            )
     text = (tmp_path / "out" / "report.html").read_text()
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
@@ -151,7 +158,17 @@ def test_every_section_is_there(runs, tmp_path, filmed):
     for heading in ("One episode", "How to get these numbers again", "How to read this page"):
         assert heading in words
     assert "What is missing" not in words
-    for value in ("A2PR", "TD3+BC", "10,000", "chosen by 4 evaluations", "5463891bffe5b33f", "torch 2.13.0", "cores 2", "Critic loss", "12 s"):
+    for value in (
+        "A2PR",
+        "TD3+BC",
+        "10,000",
+        "chosen by 4 evaluations",
+        "5463891bffe5b33f",
+        "torch 2.13.0",
+        "cores 2",
+        "Critic loss",
+        "12 s",
+    ):
         assert value in words
     assert "A2PR did best" in words and "It beats TD3+BC by" in words
 
@@ -184,7 +201,7 @@ def test_numbers_of_the_summary_are_those_of_the_result(runs, tmp_path, filmed):
 
 def test_arms_of_one_method_are_told_apart(tmp_path):
     arms = read_arms([make_run(tmp_path / "one"), make_run(tmp_path / "two"), make_run(tmp_path / "three", weighting="aw")])
-    assert [arm.label for arm in arms] == ["TD3+BC (one)", "TD3+BC (two)", "TD3+BC, aw weights"]
+    assert [arm.label for arm in arms] == ["TD3+BC (one)", "TD3+BC (two)", "TD3+BC with aw weights"]
 
 
 def test_environments_are_kept_apart(runs, tmp_path, filmed):
@@ -201,7 +218,13 @@ def test_fleets_and_single_policies_are_not_compared(runs, tmp_path, filmed):
 
 def test_a_policy_judged_from_its_log_alone(tmp_path):
     run = make_run(tmp_path / "run", env=None)
-    offline = {"value": [-80.0, -90.0, -85.0], "logged_value": -120.0, "bellman_error": [1.0] * 3, "action_distance": [0.25] * 3, "gamma": 0.99}
+    offline = {
+        "value": [-80.0, -90.0, -85.0],
+        "logged_value": -120.0,
+        "bellman_error": [1.0] * 3,
+        "action_distance": [0.25] * 3,
+        "gamma": 0.99,
+    }
     change(run / "result.json", offline=offline)
     words = page_of([run], tmp_path).words()
     assert "Judged from the log alone" in words and "An estimate, not a bound" in words and "−85" in words and "0.25" in words
@@ -238,7 +261,15 @@ def test_paths_are_cut_to_their_last_part(text, shown):
 def test_hostile_names_are_only_text(tmp_path, filmed):
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
     run = make_run(tmp_path / "run")
-    change(run / "config.json", method=evil, data=evil, seed=evil, versions={evil: evil}, environment={evil: [evil]}, hyperparameters={evil: evil})
+    change(
+        run / "config.json",
+        method=evil,
+        data=evil,
+        seed=evil,
+        versions={evil: evil},
+        environment={evil: [evil]},
+        hyperparameters={evil: evil},
+    )
     change(run / "config.json", log={evil: evil}, command=evil, fingerprint=evil)
     change(run / "result.json", warnings=[evil], weighting={evil: evil}, method=evil)
     with (run / "metrics.jsonl").open("a") as file:
@@ -297,7 +328,9 @@ def test_a_step_logged_twice_counts_once_and_last(tmp_path):
     assert series.steps.tolist() == [2, 4] and series.values.tolist() == [[1.0], [3.0]]
 
 
-@pytest.mark.parametrize("junk", [{"last": {"returns": "x"}}, {"last": {"returns": [[1.0], [2.0, 3.0]]}}, {"last": [], "best": 3, "seeds": "many"}])
+@pytest.mark.parametrize(
+    "junk", [{"last": {"returns": "x"}}, {"last": {"returns": [[1.0], [2.0, 3.0]]}}, {"last": [], "best": 3, "seeds": "many"}]
+)
 def test_odd_results_are_survived(tmp_path, filmed, junk):
     run = make_run(tmp_path / "run")
     change(run / "result.json", **junk)

@@ -83,6 +83,11 @@ class Arm:
         return found if isinstance(found, int) else None
 
     @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on observations that the policy learned under and acts with."""
+        return noise_of(self.config)
+
+    @property
     def seeds(self) -> int | None:
         found = self.result.get("seeds") or self.config.get("seeds")
         return found if isinstance(found, int) else None
@@ -158,10 +163,15 @@ def _read(folder: Path, place: int) -> Arm:
 def _label(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> str:
     method = str(config.get("method") or result.get("method") or folder_name(folder))
     name = _ROWS[method].name if method in _ROWS else shortened(method)
-    weighting, noise = config.get("weighting"), config.get("noise")
+    weighting, noise = config.get("weighting"), noise_of(config)
     if isinstance(weighting, str) and weighting != "uniform":
         name += f" with {shortened(weighting)} weights"
-    return name + (f" with noise {noise:g}" if isinstance(noise, float) and noise > 0.0 else "")
+    return name + (f" with noise {noise:g}" if noise else "")
+
+
+def noise_of(config: dict[str, Any]) -> float:
+    found = config.get("noise")
+    return float(found) if isinstance(found, int | float) and found > 0 else 0.0
 
 
 def _json(path: Path, problems: list[str]) -> dict[str, Any] | None:

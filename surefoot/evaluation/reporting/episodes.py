@@ -56,9 +56,9 @@ def typical_episode(arm: Arm) -> tuple[str, Episode]:
         scored = arm.last.members if arm.last is not None and len(arm.last.returns) == members else np.zeros(members)
         middle = int(np.argsort(scored, kind="stable")[(members - 1) // 2])
         policy, who = policy.member(middle), f"seed {middle + 1} of {members}, "
-    noise, seed = arm.config.get("noise"), arm.config.get("seed")
-    if isinstance(noise, float) and noise > 0.0:
-        policy = Smoothed(policy, noise)  # a run's policy acts with the noise that it learned under
+    if arm.noise:
+        policy = Smoothed(policy, arm.noise)
+    seed = arm.config.get("seed")
     assert arm.env is not None
     seeds = [derive_seed(seed if isinstance(seed, int) else 0, 9, i) for i in range(CANDIDATES)]
     played = [play_episode(policy, arm.env, seed=s, max_steps=arm.max_steps) for s in seeds]

@@ -64,8 +64,12 @@ class Finding:
 
     @property
     def who(self) -> str:
-        label = self.arm.label.removesuffix(f" with noise {self.sigma:g}") + (f" ({self.which})" if self.which else "")
-        return f"{label} with noise {self.sigma:g}" if self.sigma > 0 else f"{label} without noise"
+        own = self.arm.noise
+        label = self.arm.label.replace(f" with noise {own:g}", "") + (f" ({self.which})" if self.which else "")
+        noise = f"with noise {self.sigma:g}" if self.sigma > 0.0 else "without noise"
+        if self.sigma == own:
+            return f"{label} {noise}"
+        return f"{label} trained with noise {own:g}, acting {noise}" if own else f"{label} acting {noise}"
 
     @property
     def name(self) -> str:
@@ -162,11 +166,10 @@ def said(arms: Sequence[Arm]) -> list[Markup]:
         text += Markup(" cannot push its mean return below <b>{}</b> (confidence {:.4g} %).").format(bound, 100 * certificate.confidence)
         attacks = [f for f in found if f.kind is not None and f.speaks_of(certificate)]
         if any(broken(certificate, attack) for attack in attacks):
-            text += Markup(" <b>An attack got below a certified bound, which should not happen: please report it.</b>")
+            text += Markup(" <b>An attack pushed it below a certified bound, which should not happen: please report it.</b>")
         elif attacks:
-            text += Markup(" Really attacked ({}), it stayed above the bound at every budget that was tried.").format(
-                listed([str(attack.kind) for attack in attacks])
-            )
+            kinds = listed([str(attack.kind) for attack in attacks])
+            text += Markup(" A real attack ({}) left it above the bound at every size that was tried.").format(kinds)
         sentences.append(text)
     return sentences
 

@@ -4,7 +4,7 @@ Kumar, Zhou, Tucker, Levine, "Conservative Q-Learning for Offline Reinforcement 
 (CQL(H)) with the importance weights of its appendix on implementation, on the losses of `methods.online.sac`. The order of the steps
 and the defaults are those of the official code with the settings its README gives for MuJoCo: weight 5 without the Lagrange
 multiplier, actor at 1e-4, three hidden layers of 256, no entropy in the target, behaviour cloning in the first 40,000 updates.
-The temperature is tuned at the actor's rate; all samples are drawn from the policy before its step.
+All samples are drawn from the policy before its step.
 
 Departures: observations are scaled by the log's statistics; the policy's output is that of `Gaussian` (log std squashed into
 [-5, 2]). A weight of 0 is SAC on a fixed log.
@@ -50,7 +50,9 @@ class CQLConfig:
     tau: float = 0.005
     """Share of the critics that enters their targets at each update."""
     actor_lr: float = 1e-4
-    """Adam's learning rate of the actor and of the temperature."""
+    """Adam's learning rate of the actor."""
+    alpha_lr: float = 1e-4
+    """Adam's learning rate of the temperature (0 keeps it at alpha_start; the official code takes the actor's)."""
     critic_lr: float = 3e-4
     """Adam's learning rate of the critics and of the Lagrange multiplier."""
     alpha_start: float = 1.0
@@ -67,7 +69,7 @@ class CQLConfig:
             raise ConfigError(f"gamma is {self.gamma}: a discount lies between 0 and 1.")
         if not 0.0 < self.tau <= 1.0:
             raise ConfigError(f"tau is {self.tau}: it must lie above 0 and be at most 1.")
-        for name in ("min_q_weight", "bc_steps"):
+        for name in ("min_q_weight", "bc_steps", "alpha_lr"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative.")
         for name in ("n_actions", "actor_lr", "critic_lr", "alpha_start", "batch_size"):
@@ -125,7 +127,7 @@ class CQL(Method):
         self.log_multiplier = nn.Parameter(torch.zeros(self.copies, device=device))  # stays 0 if there is no threshold
         self.actor_optimiser = adam(self.policy.net.parameters(), config.actor_lr)
         self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr)
-        self.alpha_optimiser = adam([self.log_alpha], config.actor_lr)
+        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr)
         self.multiplier_optimiser = adam([self.log_multiplier], config.critic_lr)
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ def bandit():
 @pytest.mark.parametrize("weight", [5.0, 0.0])
 def test_conservative_term_keeps_the_policy_with_the_log(weight):
     log = bandit()
-    rates = {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.05, "alpha_start": 0.1}
+    rates = {"actor_lr": 3e-3, "critic_lr": 3e-3, "alpha_lr": 3e-3, "tau": 0.05, "alpha_start": 0.1}
     method = CQL(log.spec(scale_obs=False), CQLConfig(min_q_weight=weight, bc_steps=0, hidden=(32, 32), **rates))
     source = Logged(log, 64)
     for _ in range(500):
@@ -169,7 +169,7 @@ def test_conservative_term_keeps_the_policy_with_the_log(weight):
 
 def test_actor_clones_the_log_at_first():
     log = bandit()
-    method = CQL(log.spec(scale_obs=False), CQLConfig(bc_steps=10**6, hidden=(32, 32), actor_lr=1e-2, alpha_start=1e-3))
+    method = CQL(log.spec(scale_obs=False), CQLConfig(bc_steps=10**6, hidden=(32, 32), actor_lr=1e-2, alpha_lr=0.0, alpha_start=1e-3))
     source = Logged(log, 64)
     for _ in range(200):
         method.update(next(source))
