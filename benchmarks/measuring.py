@@ -1,4 +1,4 @@
-"""What every benchmark does: time work, say on what machine, and write rows that the documentation renders."""
+"""What every benchmark does: time work on one thread, say on what machine, and write rows that the documentation renders."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU time of one call: for work on one thread its wall time on an idle machine, whatever else this one is doing."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def machine() -> str:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import RESULTS, seconds, write
+from benchmarks.measuring import RESULTS, cpu_seconds, write
 from benchmarks.speed import ROUNDS, Ours, rates
 from surefoot.data.log import Log
 from surefoot.methods.offline import iql, td3
@@ -20,9 +20,9 @@ def spent_in(owner: Any, attribute: str, ours: Ours, updates: int = 40) -> float
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         nonlocal spent
-        start = time.perf_counter()
+        start = time.process_time()
         result = inner(*args, **kwargs)
-        spent += time.perf_counter() - start
+        spent += time.process_time() - start
         return result
 
     rounds = []
@@ -46,7 +46,7 @@ def of_an_update(name: str, module: Any, log: Log) -> list[dict[str, Any]]:
     ours = Ours(name, log)
 
     def draw(n: int) -> float:
-        return seconds(lambda: [next(ours.source) for _ in range(n)])
+        return cpu_seconds(lambda: [next(ours.source) for _ in range(n)])
 
     best = rates({"update": ours.run, "products": ours.products().run, "drawing": draw})
     update = 1.0 / best["update"]

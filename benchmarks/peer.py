@@ -1,6 +1,6 @@
 """d3rlpy's side of the speed benchmark, run by its own interpreter: `python benchmarks/peer.py LOG.npz`.
 
-Reads lines `ALGORITHM MODE UPDATES` and answers each with the seconds it took. Modes: `step` draws a batch and updates, as its
+Reads lines `ALGORITHM MODE UPDATES` and answers each with the CPU seconds it took. Modes: `step` draws a batch and updates, as its
 `fit` does, without logging; `update` updates on batches that were drawn in advance. Defaults but for widths, as ours.
 """
 
@@ -44,10 +44,10 @@ def main(path: str) -> None:
     for line in sys.stdin:
         name, mode, updates = line.split()
         algorithm = algorithms[name]
-        start = time.perf_counter()
+        start = time.process_time()
         for i in range(int(updates)):
             algorithm.update(dataset.sample_transition_batch(BATCH) if mode == "step" else batches[i % IN_ADVANCE])
-        print(time.perf_counter() - start, file=reply)
+        print(time.process_time() - start, file=reply)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import RESULTS, seconds, write
+from benchmarks.measuring import RESULTS, cpu_seconds, write
 from benchmarks.products import Products
 from surefoot.data.log import Log
 from surefoot.data.sources import Logged
@@ -62,7 +62,7 @@ class Ours:
             for _ in range(updates):
                 self.method.update(next(self.source))
 
-        return seconds(work)
+        return cpu_seconds(work)
 
     def products(self) -> Alone:
         """The matrix products of two updates (the actor learns in every second one)."""
@@ -78,7 +78,7 @@ class Alone:
         self.work, self.flops = products.replay(), products.flops // 2
 
     def run(self, updates: int) -> float:
-        return seconds(lambda: [self.work() for _ in range(max(1, updates // 2))]) * updates / (2 * max(1, updates // 2))
+        return cpu_seconds(lambda: [self.work() for _ in range(max(1, updates // 2))]) * updates / (2 * max(1, updates // 2))
 
 
 class Peer:

@@ -56,8 +56,8 @@ def own_log(folder: Path) -> None:
 
 
 def own_run(folder: Path) -> None:
-    from surefoot.methods.registry import learner
     from surefoot.data.spec import Discrete, Spec
+    from surefoot.methods.registry import learner
     from surefoot.policies.families import Categorical
     from surefoot.policies.saving import save_policy
 
@@ -101,6 +101,8 @@ def test_commands_parse(page, line, workplace, monkeypatch):
         code = main(argv)
     except ParsedError:
         return
+    except SystemExit as stopped:  # how tyro ends after --help
+        code = int(stopped.code or 0)
     assert code == 0 and (len(argv) == 1 or "--help" in argv), f"{page}: `{line}` was not parsed by tyro (exit code {code})"
 
 

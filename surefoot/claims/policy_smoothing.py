@@ -124,7 +124,7 @@ def train_and_judge(task: Task) -> dict[str, Any]:
     }
     curve = attack_curve(best, ENV_ID, ATTACKED, variants, episodes=setting.attack_episodes, seed=seed, max_steps=LIMIT)
     if curve.failed.any():
-        raise PolicyError(f"{arm_name(task.sigma, setting)}, seed {task.seed}: every gradient of the attack was zero, nothing was attacked.")
+        raise PolicyError(f"{arm_name(task.sigma, setting)}, seed {task.seed}: each gradient of the attack was zero: nothing was attacked.")
     worst = [curve.variants[i] for i in curve.worst]
     return outcome | {"attacked": curve.returns.tolist(), "worst": worst, "spent": curve.spent.tolist()}
 

@@ -91,7 +91,7 @@ class Session:
             self._save()
             result = self._judge()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped while judging; what was learned is saved: go on with {self.run.continued_by}.") from None
+            raise KeyboardInterrupt(f"stopped while judging; what was learned is saved: {self.run.continued_by}.") from None
         self.run.result(result)
         return result
 

@@ -72,16 +72,17 @@ def pack(columns: Columns, request: Request, metadata: Metadata | None = None, f
         warnings.append(guess)
     for start in range(0, n, SLICE):
         check_actions(packed[start : start + SLICE, s : s + a], space, start, source, request.env_id)
+    starts = [row for row in file_starts if 0 < row < n]  # files may be empty
     next_obs = find(columns, "next_obs", source)
     if next_obs is not None:
         check_rows(next_obs.rows, next_obs.name, n, "reward", source)
         if next_obs.width != s:
             raise DataError(f"{source}: {next_obs.name!r} has {next_obs.width} features, but the observations have {s}: they must agree.")
         fill(packed[:, s + a + 1 : -1], next_obs, source)
-        for row in file_starts:
+        for row in starts:
             ends[row - 1] |= not np.array_equal(packed[row - 1, s + a + 1 : -1], packed[row, :s])
     else:
-        ends[np.asarray(file_starts, np.int64) - 1] = True
+        ends[np.asarray(starts, np.int64) - 1] = True
         packed, ends, dropped = derive_next_obs(packed, ends, s)
         lost = f": {dropped} transitions that end an episode without terminating it were dropped" if dropped else ""
         warnings.append(f"there are no next_obs, so they were taken from the following rows{lost}")

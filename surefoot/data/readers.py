@@ -130,7 +130,7 @@ def _is_column(file: h5py.File, name: str) -> bool:
     """A data set with rows that is in this very file (HDF5 can point to others, which nobody asked to be read)."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
         return False
-    return file[name].ndim > 0 and file[name].external is None
+    return file[name].ndim > 0 and file[name].external is None and not file[name].is_virtual
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def read_folder(path: Path, request: Request) -> Log:
     """A packed log, or every Parquet file of a folder as one log, in the order of their names (2 before 10)."""
     if (path / "log.json").is_file():
         return read_packed(path, request)
-    files = [p for p in path.iterdir() if p.suffix.lower() == ".parquet"]
+    files = [p for p in path.iterdir() if p.suffix.lower() == ".parquet" and not p.name.startswith((".", "_"))]
     if files:
         return read_parquet(sorted(files, key=lambda p: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", p.name)]), request)
     named = sorted(p.name for p in path.iterdir() if p.suffix.lower() in READERS)

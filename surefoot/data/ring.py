@@ -36,6 +36,10 @@ class Ring:
         """The last step written, `[members, slots, D]` on the CPU."""
         return self.rows[:, self.next - 1].cpu()
 
+    def cut(self, member: int, slot: int) -> None:
+        """Let the last step written end that environment's episode, which does not go on."""
+        self.ends[member, self.next - 1, slot] = True
+
     def draw(self, batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         """Uniform draws with replacement for each member: `[batches, members, batch_size]` for `gather`."""
         shape = (batches, self.members, batch_size)

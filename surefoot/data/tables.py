@@ -42,14 +42,14 @@ def read_csv(path: Path, request: Request) -> Log:
         names = pyarrow.csv.open_csv(path, reading).schema.names
         parsing = pyarrow.csv.ConvertOptions(column_types={name: pa.float32() for name in names if _is_real(name, metadata)})
         table = pyarrow.csv.read_csv(path, reading, convert_options=parsing)
-
-    def batches(chosen: list[str]) -> Iterator[pa.RecordBatch]:
-        yield from table.select(chosen).to_batches(SLICE)
-
-    log = pack(_columns(table.schema, table.num_rows, batches, str(path), path, "CSV"), request, metadata)
-    del table, batches
+    log = pack(_columns(table.schema, table.num_rows, partial(_chosen, table), str(path)), request, metadata)
+    del table
     pa.default_memory_pool().release_unused()  # several times the log, which the pool would keep
     return log
+
+
+def _chosen(table: pa.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    return iter(table.select(columns).to_batches(SLICE))
 
 
 def _is_real(name: str, metadata: Metadata) -> bool:
@@ -79,14 +79,14 @@ def read_parquet(paths: Sequence[Path], request: Request) -> Log:
             with readable(path, "Parquet"):
                 yield from file.iter_batches(SLICE, columns=chosen)
 
-    columns = _columns(first, sum(rows), batches, request.source, paths[0], "Parquet")
+    columns = _columns(first, sum(rows), batches, request.source)
     return pack(columns, request, metadata, [int(row) for row in np.cumsum(rows[:-1])])
 
 
 # --- columns of tables as fields ------------------------------------------------------------------------------------
 
 
-def _columns(schema: pa.Schema, rows: int, batches: Batches, source: str, path: Path, kind: str) -> Columns:
+def _columns(schema: pa.Schema, rows: int, batches: Batches, source: str) -> Columns:
     """The table's columns, with those of one field (`obs_0`, `obs_1`, …) put together under its name."""
     groups: dict[str, dict[int, str]] = {}
     columns: dict[str, Callable[[], Column]] = {}
@@ -95,16 +95,16 @@ def _columns(schema: pa.Schema, rows: int, batches: Batches, source: str, path: 
         if numbered:
             groups.setdefault(numbered[1], {})[int(numbered[2])] = name
         else:
-            columns[name] = partial(_column, name, [name], rows, batches, source, path, kind)
+            columns[name] = partial(_column, name, [name], rows, batches, source)
     for field, members in groups.items():
         lost = next((i for i in range(len(members)) if i not in members), None)
         if lost is not None:
             raise DataError(f"{source}: column '{field}_{lost}' is missing between {sorted(members.values())}.")
-        columns[field] = partial(_column, field, [members[i] for i in range(len(members))], rows, batches, source, path, kind)
+        columns[field] = partial(_column, field, [members[i] for i in range(len(members))], rows, batches, source)
     return columns
 
 
-def _column(name: str, members: list[str], rows: int, batches: Batches, source: str, path: Path, kind: str) -> Column:
+def _column(name: str, members: list[str], rows: int, batches: Batches, source: str) -> Column:
     """One field of a table; shape and dtype are those of its first batch."""
     start = next(iter(batches(members)), None)
     example = _stack(start, name, members, 0, source) if start is not None else np.empty(0)

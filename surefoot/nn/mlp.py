@@ -35,13 +35,18 @@ class MLP(nn.Module):
             self.biases.append(nn.Parameter(bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _stacked(x, list(self.weights), list(self.biases), self.copies)
+        return _stacked(x, _listed(self.weights), _listed(self.biases), self.copies)
 
     def only(self, x: Tensor, index: int) -> Tensor:
         """The network `index` of the last axis of `copies` alone: `[*copies[:-1], B, in] -> [*copies[:-1], B, out]`."""
-        weights = [w.select(-3, index) for w in self.weights]
-        biases = [b.select(-2, index) for b in self.biases]
+        weights = [w.select(-3, index) for w in _listed(self.weights)]
+        biases = [b.select(-2, index) for b in _listed(self.biases)]
         return _stacked(x, weights, biases, self.copies[:-1])
+
+
+def _listed(params: nn.ParameterList) -> list[Tensor]:
+    """The tensors of a ParameterList, whose own iteration goes through a name for each and costs as much as a small product."""
+    return list(params._parameters.values())  # type: ignore[arg-type]
 
 
 def _stacked(x: Tensor, weights: list[Tensor], biases: list[Tensor], copies: tuple[int, ...]) -> Tensor:
@@ -49,6 +54,9 @@ def _stacked(x: Tensor, weights: list[Tensor], biases: list[Tensor], copies: tup
     if not copies:
         return _chain(x, weights, biases)
     n = prod(copies)
+    if n == 1:  # views alone: nothing is copied, forth or back
+        y = _chain(x.reshape(x.shape[-2:]), [w.reshape(w.shape[-2:]) for w in weights], [b.reshape(b.shape[-1:]) for b in biases])
+        return y.reshape(*copies, *y.shape)
     x = x.expand(*copies, *x.shape[-2:]).reshape(n, *x.shape[-2:])
     weights = [w.flatten(0, -3) for w in weights]
     biases = [b.flatten(0, -2) for b in biases]

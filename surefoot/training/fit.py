@@ -20,11 +20,14 @@ Row = dict[str, float | list[float]]
 
 
 class Callback(Protocol):
-    """Called after every `every` steps (0: never). If it has `state_dict` and `load_state_dict` it is part of the checkpoint."""
+    """Called after every `every` steps (0: never); training ends early once it returns True.
+
+    If it has `state_dict` and `load_state_dict` it is part of the checkpoint.
+    """
 
     every: int
 
-    def __call__(self, step: int, method: Method, run: Run | None) -> None: ...
+    def __call__(self, step: int, method: Method, run: Run | None) -> bool | None: ...
 
 
 def fit(
@@ -74,17 +77,19 @@ def fit(
                 if due or saving:
                     check_metrics(numbers(latest), step)
                     check_weights(method, step)
-                for each in due:
-                    each(step, method, run)
-                if run is not None and saving:
+                enough = True in [each(step, method, run) for each in due]
+                if run is not None and (saving or enough):
                     run.save(step, {"latest": latest, **{name: part.state_dict() for name, part in parts.items() if _has_state(part)}})
                 bar.step(step)
                 if stopping:
                     raise KeyboardInterrupt(_stopped(step, run))
+                if enough:
+                    break
+            else:
+                if method.steps < steps:
+                    raise ConfigError(f"the source ended after {method.steps} batches, but {steps} steps were asked for: give it more.")
     except DivergedError as error:
         raise DivergedError(_diverged(error, run)) from None
-    if method.steps < steps:
-        raise ConfigError(f"the source ended after {method.steps} batches, but {steps} steps were asked for: give one that goes on.")
     return {name: value if isinstance(value, list) else [value] for name, value in numbers(latest).items()}
 
 
@@ -150,4 +155,4 @@ def _diverged(error: DivergedError, run: Run | None) -> str:
 
 
 def _stopped(step: int, run: Run | None) -> str:
-    return f"stopped after step {step}; " + ("call fit again to go on." if run is None else f"saved: go on with {run.continued_by}.")
+    return f"stopped after step {step}; " + ("call fit again to go on." if run is None else f"saved: {run.continued_by}.")

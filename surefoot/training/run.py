@@ -114,8 +114,9 @@ class Run:
     @property
     def continued_by(self) -> str:
         """How to go on with this run, for messages."""
-        by_command = f"`surefoot train --resume {self.folder}`"
-        return by_command if "command" in self.config else f"fit the same parts again with run=Run.open({str(self.folder)!r})"
+        if "command" in self.config:
+            return f"go on with `surefoot train --resume {self.folder}`"
+        return f"do the same again to go on (in Python with run=Run.open({str(self.folder)!r}))"
 
     # --- metrics ----------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from surefoot.cli import main
-from surefoot.data.log import Log
-from surefoot.data.spec import Continuous
-from surefoot.policies.families import Categorical, Deterministic
+from surefoot.envs.making import env_spaces
+from surefoot.policies.families import Categorical
 from surefoot.policies.saving import save_policy
 from surefoot.recipes.pendulum import mixed_log
 
@@ -179,16 +178,8 @@ def test_planned_methods_say_so(capsys):
     fails(capsys, ["reproduce", "beso"], "planned")
 
 
-def policy(folder: Path, discrete: bool = True) -> str:
-    log = Log.from_arrays(*[arrays()[k] for k in ("obs", "action", "reward", "next_obs", "terminated")], action_space=Continuous((-2.0,), (2.0,)))
-    if discrete:
-        import gymnasium as gym
-
-        from surefoot.data.spec import Spec
-
-        save_policy(Categorical(Spec.from_env(gym.make("CartPole-v1")), (8,)), folder)
-    else:
-        save_policy(Deterministic(log.spec(), (8,)), folder)
+def policy(folder: Path) -> str:
+    save_policy(Categorical(env_spaces("CartPole-v1"), (8,)), folder)
     return str(folder)
 
 

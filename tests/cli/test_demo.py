@@ -36,6 +36,7 @@ def test_everything_is_made(made):
         "bc",
         "demo.json",
         "dqn_noise",
+        "dqn_plain",
         "pendulum-mixed.npz",
         "report.html",
         "td3_bc",

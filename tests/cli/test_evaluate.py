@@ -8,9 +8,11 @@ import pytest
 
 from surefoot.cli import main
 from surefoot.data.spec import Continuous, Spec
+from surefoot.data.writers import write_log
 from surefoot.evaluation.rollouts import rollout
 from surefoot.policies.families import Deterministic
 from surefoot.policies.saving import save_policy
+from surefoot.recipes.pendulum import mixed_log
 
 AGENTS = """
 def lean(obs):
@@ -72,6 +74,21 @@ def test_one_episode_has_no_interval_and_json_is_valid(capsys, fleet):
     assert code == 0
     assert "Infinity" not in out
     assert json.loads(out)["policies"][0]["mean"]["low"] is None
+
+
+def test_a_log_alone_is_enough(capsys, tmp_path):
+    log = mixed_log(0, good=2, random=2)
+    write_log(log, tmp_path / "log.npz")
+    save_policy(Deterministic(log.spec(), (8,), (2,)), tmp_path / "fleet")
+    code, out, err = call(capsys, "evaluate", "fleet", "--data", "log.npz", "--fqe-steps", "5", "--json")
+    assert code == 0
+    (row,) = json.loads(out)["policies"]
+    assert len(row["value"]) == len(row["action_distance"]) == 2
+    assert row["steps"] == 5
+    assert "fleet@1" in err
+    code, _, err = call(capsys, "evaluate", "fleet", "--data", "lag.npz")
+    assert code == 2
+    assert "log.npz" in err
 
 
 def test_compare_tells_better_from_worse(capsys):

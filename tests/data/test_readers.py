@@ -137,6 +137,13 @@ def test_hdf5_that_points_to_another_file_is_not_followed(tmp_path):
         file["reward"] = h5py.ExternalLink("secret.h5", "/reward")
     with pytest.raises(DataError, match="no field 'reward'"):
         read_log(tmp_path / "log.h5")
+    layout = h5py.VirtualLayout((300,), np.float32)
+    layout[:] = h5py.VirtualSource(tmp_path / "secret.h5", "reward", (300,))
+    with h5py.File(tmp_path / "log.h5", "a") as file:
+        del file["reward"]
+        file.create_virtual_dataset("reward", layout)
+    with pytest.raises(DataError, match="no field 'reward'"):
+        read_log(tmp_path / "log.h5")
 
 
 def test_the_inside_of_a_minari_data_set(tmp_path):

@@ -131,10 +131,10 @@ def test_rows_are_what_the_environment_gives_a_player_with_the_same_seed_and_act
         log = source.log()
         env = training_env(env_id)
         seeds = []
-        reset = source.envs[0].reset
-        source.envs[0].reset = lambda *, seed, reset=reset, seeds=seeds: (seeds.append(seed), reset(seed=seed))[1]
-        source.episodes[0] = -1
-        source._start_episode(0)
+        reset = source.running.envs[0].reset
+        source.running.envs[0].reset = lambda *, seed, reset=reset, seeds=seeds: (seeds.append(seed), reset(seed=seed))[1]
+        source.running.episodes[0] = -1
+        source.running._begin(0)
         obs, _ = env.reset(seed=seeds[0])
         for i in range(log.episode_lengths[0]):
             t = log.transitions
@@ -198,7 +198,7 @@ def test_training_returns_are_those_of_the_episodes():
     metrics = source.metrics()
     for member in range(2):
         log = source.log(member)
-        complete = len(log.episode_ends) - (source.ages[member] > 0)  # the running episode does not count
+        complete = len(log.episode_ends) - (source.running.ages[member] > 0)  # the running episode does not count
         assert metrics["train/episodes"][member] == complete
         assert metrics["train/return"][member] == pytest.approx(log.episode_returns[:complete][-100:].mean())
 
@@ -244,11 +244,11 @@ def test_a_resumed_source_equals_the_uninterrupted_one(env_id, copies, options):
         state = {name: value.clone() for name, value in source.state_dict().items()}
         taken(resumed, 5)  # whatever it did before is forgotten
         resumed.load_state_dict(state)
-        for one, other in zip(source.envs, resumed.envs, strict=True):
+        for one, other in zip(source.running.envs, resumed.running.envs, strict=True):
             np.testing.assert_array_equal(simulator_state(one), simulator_state(other))
-        assert before == 0 or source.ages.max() > 0
+        assert before == 0 or source.running.ages.max() > 0
         assert same(taken(source, 80), taken(resumed, 80))
-        for one, other in zip(source.envs, resumed.envs, strict=True):
+        for one, other in zip(source.running.envs, resumed.running.envs, strict=True):
             np.testing.assert_array_equal(simulator_state(one), simulator_state(other))
         after, others = source.state_dict(), resumed.state_dict()
         assert all(torch.equal(value.nan_to_num(-1), others[name].nan_to_num(-1)) for name, value in after.items())
@@ -272,7 +272,7 @@ def test_members_have_environments_and_batches_of_their_own():
 
 def test_an_environment_that_is_no_function_of_its_seed_starts_afresh_and_says_so():
     source = Replayed("replayed/Forgetful-v0", Uniform(), 4, capacity=50, warmup=0, seed=0)
-    while source.ages[0] != 2:
+    while source.running.ages[0] != 2:
         next(source)
     state = {name: value.clone() for name, value in source.state_dict().items()}
     resumed = Replayed("replayed/Forgetful-v0", Uniform(), 4, capacity=50, warmup=0, seed=0)

@@ -149,3 +149,17 @@ def test_numbers_of_other_kinds(tmp_path):
     table.to_parquet(tmp_path / "log.parquet")
     a["reward"] = np.round(10 * a["reward"]) + 0.0  # no -0.0 among integers
     assert read_log(tmp_path / "log.parquet", action_space=BOX).fingerprint == expected(a)
+
+
+def test_empty_files_of_a_folder_and_hidden_ones_do_not_matter(tmp_path):
+    table = frame(arrays())
+    for name, rows in (("0", slice(0, 0)), ("1", slice(0, 40)), ("2", slice(0, 0)), ("3", slice(40, 60)), ("4", slice(0, 0))):
+        table.iloc[rows].to_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "._0.parquet").write_bytes(b"left behind by a file manager")
+    assert read_log(tmp_path, action_space=BOX).fingerprint == expected(arrays())
+
+
+def test_text_files_of_other_systems(tmp_path):
+    text = frame(arrays()).to_csv(index=False)
+    (tmp_path / "log.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert read_log(tmp_path / "log.csv", action_space=BOX).fingerprint == expected(arrays())

@@ -108,3 +108,20 @@ def test_frozen_copy():
     with torch.no_grad():
         net.weights[0].add_(1.0)
     assert not torch.equal(net.weights[0], target.weights[0])
+
+
+def test_adam_is_torchs_fused_kernel_bit_for_bit_and_continues_from_its_state():
+    start = [torch.randn(5, 3), torch.randn(3)]
+    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    a, b = adam(ours, 1e-2), torch.optim.Adam(theirs, lr=1e-2, fused=True)
+    for step in range(6):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        a.step()
+        b.step()
+        if step == 2:  # each takes over the other's state
+            saved = copy.deepcopy((a.state_dict(), b.state_dict()))  # states are shared with who loads them, if not copied
+            a.load_state_dict(saved[1])
+            b.load_state_dict(saved[0])
+        assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))

@@ -85,7 +85,7 @@ class Every:
         self.every, self.action = every, action
 
     def __call__(self, step, method, run):
-        self.action(step)
+        return self.action(step)
 
 
 def test_it_is_the_open_loop():
@@ -276,6 +276,12 @@ def test_a_log_with_huge_rewards_diverges_with_a_sentence(tmp_path):
     method = TD3BC(huge.spec(), TD3BCConfig(hidden=(8, 8), critic_lr=1.0))
     with pytest.raises(DivergedError, match=r"critic_loss is (inf|nan)"):
         fit(method, Logged(huge, 16), 200, run=Run.create(tmp_path / "run", {}), log_every=10, progress=False)
+
+
+def test_a_callback_may_say_that_it_is_enough(tmp_path):
+    method, run = Stub(), Run.create(tmp_path / "run", {})
+    fit(method, Counting(), 50, run=run, callbacks=[Every(4, lambda step: step == 8), Every(1, lambda step: None)], progress=False)
+    assert method.steps == run.saved_step == 8
 
 
 def test_what_a_source_reports_is_logged_beside_the_metrics(tmp_path):

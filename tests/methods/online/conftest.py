@@ -1,4 +1,4 @@
-"""What the tests of online methods share: batches, and comparisons of whole states."""
+"""What the tests of online methods share: batches, and Stable-Baselines3 models that are given ours."""
 
 import pytest
 import torch
@@ -23,29 +23,6 @@ def random_batch(spec, copies=(), n=16, seed=0):
 @pytest.fixture(name="random_batch")
 def _random_batch():
     return random_batch
-
-
-def check_resume(make, batches):
-    """A method that is saved half way and loaded into another one ends with the same state, bit for bit."""
-    method, resumed = make(0), make(1)
-    half = len(batches) // 2
-    for batch in batches[:half]:
-        method.update(batch)
-    resumed.load_state_dict({name: value.clone() for name, value in method.state_dict().items()})
-    for batch in batches[half:]:
-        ours, theirs = method.update(batch), resumed.update(batch)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    state, other = method.state_dict(), resumed.state_dict()
-    assert state.keys() == other.keys()
-    assert all(torch.equal(value, other[name]) for name, value in state.items())
-    storages = [value.untyped_storage().data_ptr() for name, value in state.items() if not name.endswith(".step")]
-    assert len(set(storages)) == len(storages)  # no network is saved under two names
-
-
-@pytest.fixture(name="check_resume")
-def _check_resume():
-    return check_resume
 
 
 def sb3_model(kind, env_id, **options):

@@ -1,4 +1,4 @@
-"""DQN: its equations by hand, Stable-Baselines3's steps, exploration, fleets, resume, and CartPole."""
+"""DQN: its equations by hand, Stable-Baselines3's steps, exploration, fleets, and CartPole."""
 
 import pytest
 import torch
@@ -121,11 +121,6 @@ def test_nothing_waits_for_the_device_and_metrics_are_one_a_member(no_waiting, r
         metrics = method.update(random_batch(SPEC, (2,)))
     assert set(metrics) == {"loss", "q_mean", "target_mean"}
     assert all(value.shape == (2,) and not value.requires_grad for value in metrics.values())
-
-
-@pytest.mark.parametrize("copies", [(), (2,)])
-def test_a_resumed_method_equals_the_uninterrupted_one(check_resume, random_batch, copies):
-    check_resume(lambda seed: DQN(SPEC, SMALL, copies=copies, seed=seed), [random_batch(SPEC, copies, seed=i) for i in range(8)])
 
 
 # --- exploration ----------------------------------------------------------------------------------------------------
