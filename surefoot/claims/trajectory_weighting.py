@@ -136,6 +136,7 @@ CLAIM = Claim(
         "aw": "weights by the advantage of the episode over its start state, temperature 0.1",
         "rw": "weights by the episode's return, temperature 0.1",
         "top10": "the best tenth of the episodes alone",
+        **{f"{2 * good}%": f"{good} good episodes of fifty" for good in SHARES},
     },
     panels={
         "td3_bc": "normalised score of TD3+BC at the last step (0 = random, 100 = controller)",

@@ -19,8 +19,9 @@ from surefoot.data.log import Layout, Log
 from surefoot.data.ring import Ring
 from surefoot.data.spec import Continuous, Spec, box_action
 from surefoot.envs.episodes import Episodes
+from surefoot.envs.making import check_fits
 from surefoot.envs.seeding import derive_seed
-from surefoot.errors import ConfigError, DataError, DivergedError, EnvError
+from surefoot.errors import ConfigError, DataError, DivergedError
 
 
 class Actor(Protocol):
@@ -79,7 +80,7 @@ class Replayed:
         self.spec = self.running.spec
         self._check_actor()
         if log is not None:
-            _check_fits(f"the log {log.source}", Spec(log.obs_shape, log.action), env_id, self.spec)
+            check_fits(f"the log {log.source}", Spec(log.obs_shape, log.action), env_id, self.spec)
         self.logged = None if log is None else log.packed.to(device)
 
         self.layout = Layout.of(self.spec)
@@ -211,7 +212,7 @@ class Replayed:
     def _check_actor(self) -> None:
         if tuple(self.actor.copies) != self.copies:
             raise ConfigError(f"copies are {self.copies}, but the actor's are {tuple(self.actor.copies)}: they must agree.")
-        _check_fits("the method", self.actor.spec, self.env_id, self.spec)
+        check_fits("the method", self.actor.spec, self.env_id, self.spec)
         if self.actor.start(1) is not None:
             raise ConfigError("the actor has a memory: give one that decides on one observation (frame_stack shows it several frames).")
 
@@ -227,15 +228,3 @@ def _check_counts(batch_size: int, capacity: int, warmup: int, env_steps: int, u
         raise ConfigError(f"warmup is {warmup} and seed {seed}: neither may be negative.")
     if capacity < warmup:
         raise ConfigError(f"the buffer's capacity is {capacity}: it must hold the {warmup} steps of the warmup.")
-
-
-def _check_fits(what: str, ours: Spec, env_id: str, env: Spec) -> None:
-    """Raises EnvError unless what was built for `ours` fits an environment of `env`."""
-    if ours.obs_shape != env.obs_shape:
-        raise EnvError(f"environment {env_id!r} shows observations of shape {env.obs_shape}, but {what} has {ours.obs_shape}.")
-    if isinstance(ours.action, Continuous) and isinstance(env.action, Continuous):
-        fits = ours.action.dim == env.action.dim and np.allclose((ours.action.low, ours.action.high), (env.action.low, env.action.high))
-    else:
-        fits = ours.action == env.action
-    if not fits:
-        raise EnvError(f"environment {env_id!r} takes actions {env.action}, but {what} has {ours.action}.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
-from surefoot.data.spec import Spec
+from surefoot.data.spec import Continuous, Discrete, Spec
 from surefoot.envs.wrappers import NoisyObservation
 from surefoot.errors import ConfigError, EnvError, UnknownNameError
 
@@ -67,3 +68,22 @@ def training_env(env_id: str, *, frame_stack: int = 1, noise: float = 0.0, max_s
     if frame_stack > 1:
         env = FlattenObservation(FrameStackObservation(env, frame_stack))
     return env
+
+
+def check_fits(what: str, ours: Spec, env_id: str, env: Spec) -> None:
+    """Raises EnvError unless `what` ("the policy"), built for `ours`, sees and does what the environment shows and takes."""
+    if ours.obs_shape != env.obs_shape:
+        raise EnvError(f"environment {env_id!r} shows observations of shape {env.obs_shape}, but {what} expects {ours.obs_shape}.")
+    if isinstance(ours.action, Continuous) and isinstance(env.action, Continuous):
+        fits = ours.action.dim == env.action.dim and np.allclose((ours.action.low, ours.action.high), (env.action.low, env.action.high))
+    else:
+        fits = ours.action == env.action
+    if not fits:
+        raise EnvError(f"environment {env_id!r} takes {_words(env.action)}, but {what} gives {_words(ours.action)}.")
+
+
+def _words(action: Continuous | Discrete) -> str:
+    if isinstance(action, Discrete):
+        return f"one of {action.n} discrete actions"
+    bounds = sorted({*zip(action.low, action.high, strict=True)})
+    return f"{action.dim} continuous actions in {' and '.join(f'[{low:g}, {high:g}]' for low, high in bounds)}"

@@ -25,10 +25,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from surefoot.data.spec import Continuous, Discrete, Spec
-from surefoot.envs.making import env_spec, make_env, time_limit
+from surefoot.data.spec import Spec
+from surefoot.envs.making import check_fits, env_spec, make_env, time_limit
 from surefoot.envs.seeding import derive_seed
-from surefoot.errors import ConfigError, EnvError, PolicyError
+from surefoot.errors import ConfigError, PolicyError
 from surefoot.policies.base import Memory, Policy
 
 VECTOR_SLOTS = 1024  # slots side by side where the environment is vectorised itself (fits the caches)
@@ -129,26 +129,6 @@ class Slots:
             env.close()
 
 
-def check_fits(policy: Policy, env_id: str, env: Spec) -> None:
-    """Raises EnvError unless the policy sees and does what the environment shows and takes."""
-    ours = policy.spec
-    if ours.obs_shape != env.obs_shape:
-        raise EnvError(f"environment {env_id!r} shows observations of shape {env.obs_shape}, but the policy expects {ours.obs_shape}.")
-    if isinstance(ours.action, Continuous) and isinstance(env.action, Continuous):
-        same = ours.action.dim == env.action.dim and np.allclose((ours.action.low, ours.action.high), (env.action.low, env.action.high))
-    else:
-        same = ours.action == env.action
-    if not same:
-        raise EnvError(f"environment {env_id!r} takes {_words(env.action)}, but the policy gives {_words(ours.action)}.")
-
-
-def _words(action: Continuous | Discrete) -> str:
-    if isinstance(action, Discrete):
-        return f"one of {action.n} discrete actions"
-    bounds = sorted({*zip(action.low, action.high, strict=True)})
-    return f"{action.dim} continuous actions in {' and '.join(f'[{low:g}, {high:g}]' for low, high in bounds)}"
-
-
 def device_of(policy: Policy) -> torch.device:
     """Where the policy's weights are (the CPU if it has none)."""
     for tensor in (*policy.parameters(), *policy.buffers()):
@@ -183,7 +163,7 @@ def play(
     generator = torch.Generator(device).manual_seed(derive_seed(seed, 2))
     slots = Slots(env_id, members * size, limit)
     try:
-        check_fits(policy, env_id, slots.spec)
+        check_fits("the policy", policy.spec, env_id, slots.spec)
         for first in range(0, episodes, size):
             n = min(size, episodes - first)  # the last wave may be shorter
             slots = slots.resized(members * n)

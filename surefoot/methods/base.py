@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from surefoot.data.batches import Transitions
 from surefoot.data.log import Log
-from surefoot.data.spec import Spec
+from surefoot.data.spec import Spec, unit_action
 from surefoot.nn.normaliser import Normaliser
 from surefoot.policies.base import Policy
 
@@ -40,6 +41,11 @@ class Method:
 
         For methods that search the data (PRDC) or need its statistics; the others ignore it.
         """
+
+    def in_units(self, batch: Transitions) -> Transitions:
+        """The batch with scaled observations and actions in [-1, 1], which is what the networks see."""
+        action = unit_action(batch.action, self.spec.box)
+        return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)
 
     def update(self, batch: Any) -> dict[str, Tensor]:
         """One training step; detached metrics `[*copies]`, without a host sync."""

@@ -282,7 +282,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_130(capsys):
     while process.poll() is None and not Path("run/metrics.jsonl").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=120)[1]
+    err = process.communicate(timeout=300)[1]
     assert process.returncode == 130, err
     assert re.search(r"^surefoot: stopped after step \d+; saved: go on with `surefoot train --resume run`\.$", err, re.M), err
     assert "Traceback" not in err

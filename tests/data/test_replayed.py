@@ -314,9 +314,9 @@ def test_what_does_not_fit():
         countdown(Uniform((3,)), copies=(2,))
     with pytest.raises(EnvError, match=r"shape \(3,\), but the method"):
         Replayed("Pendulum-v1", Uniform(), 4, capacity=10, warmup=0)
-    with pytest.raises(EnvError, match="takes actions Continuous"):
+    with pytest.raises(EnvError, match="takes 1 continuous actions"):
         Replayed("Pendulum-v1", Uniform((), 3), 4, capacity=10, warmup=0)
-    with pytest.raises(EnvError, match="takes actions Discrete"):
+    with pytest.raises(EnvError, match="takes one of 2 discrete actions"):
         Replayed("CartPole-v1", Gaussian(Spec((4,), Continuous((-1.0,), (1.0,))), (4,)), 4, capacity=10, warmup=0)
     with pytest.raises(UnknownNameError, match="CartPole-v1"):
         Replayed("CartPole-v11", Uniform((), 4, 2), 4, capacity=10, warmup=0)

@@ -472,7 +472,7 @@ def test_q_attack_lowers_the_return_and_its_gradient_is_what_does_it(monkeypatch
 def test_attacked_returns_of_a_smoothed_policy_stay_above_its_certificate():
     policy, budgets = Smoothed(FrameStack(lean(5), 5), 0.2), [0.0, 0.3, 1.2]
     certificate = certify(policy, "CartPole-v1", budgets, episodes=1000, max_steps=150, seed=5)
-    variants = {f"threshold {t}": partial(QAttack, threshold=t, step=0.03, samples=8) for t in (0.0, 0.3)}
+    variants = {"q": partial(QAttack, step=0.05, samples=6)}
     curve = attack_curve(policy, "CartPole-v1", budgets, variants, episodes=40, max_steps=150, seed=6)
     means, sem = curve.returns.mean(-1), curve.returns.std(-1, ddof=1) / np.sqrt(40)
     assert (means + 3 * sem >= certificate.lower).all()
@@ -485,7 +485,7 @@ def test_attacked_returns_of_a_smoothed_policy_stay_above_its_certificate():
 
 def test_curve_takes_the_worst_variant_of_each_budget_and_member():
     fleet = stacked(1, copies=(2,))
-    variants = {"off": lambda b: QAttack(b, threshold=1e6), "on": lambda b: QAttack(b)}
+    variants = {"off": partial(QAttack, threshold=1e6), "on": partial(QAttack, step=0.1)}
     curve = attack_curve(fleet, "CartPole-v1", [0.0, 2.0], variants, episodes=8, max_steps=30, seed=1)
     assert curve.returns.shape == (2, 2, 8)
     assert curve.means.shape == (2, 2, 2)

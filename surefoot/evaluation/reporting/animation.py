@@ -22,9 +22,9 @@ import torch
 from PIL import Image, features
 
 from surefoot.data.spec import Spec
-from surefoot.envs.making import make_env, time_limit
+from surefoot.envs.making import check_fits, make_env, time_limit
 from surefoot.errors import EnvError
-from surefoot.evaluation.rollouts import check_fits, device_of
+from surefoot.evaluation.rollouts import device_of
 from surefoot.policies.base import Policy
 
 SECONDS = 12.0  # of the environment's own time that are shown
@@ -62,7 +62,7 @@ def play_episode(policy: Policy, env_id: str, *, seed: int, max_steps: int | Non
     limit = time_limit(env_id, max_steps)
     env = make_env(env_id, max_episode_steps=limit, disable_env_checker=True)
     try:
-        check_fits(policy, env_id, Spec.from_env(env))
+        check_fits("the policy", policy.spec, env_id, Spec.from_env(env))
         device = device_of(policy)
         generator = torch.Generator(device).manual_seed(seed)
         memory = policy.start(1)

@@ -144,6 +144,7 @@ def intervals(rows: Sequence[Row], *, x: str, alt: str, references: Sequence[tup
             ax.plot([low, high], [place, place], color=colour(row.arm), lw=3.5, solid_capstyle="round", alpha=0.45)
         ax.plot([row.interval.value], [place], "o", ms=7, color=colour(row.arm), mec=CARD, mew=1)
         name = ax.annotate(row.label, (0, place), (0, 7), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK)
+        name.set_in_layout(False)  # a long one may reach over the frame, but not squeeze it
         name.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": CARD, "edgecolor": "none"})  # no line runs through the name
     ax.margins(x=0.05)
     for i, (value, text) in enumerate(references):

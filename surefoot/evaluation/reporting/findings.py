@@ -86,22 +86,16 @@ def returns_said(env: str, arms: Sequence[Arm]) -> list[Markup]:
     if not rest:
         sentence = Markup("On <b>{}</b>, {} reaches a mean return of <b>{}</b> ({}).")
         return [sentence.format(env, first.label, words(best.mean), over)]
-    said = Markup("On <b>{}</b>, <b>{}</b> did best: a mean return of <b>{}</b> ({}).")
-    sentences = [said.format(env, first.label, words(best.mean), over)]
     against = [pair for pair in pairs(arms) if pair.first is first]
-    clear = [pair for pair in against if pair.p < 0.05]
-    for pair in clear:
-        chance = f"{100 * pair.better.value:.0f} %"
-        one = "a seed of it" if unit(arms) == "seeds" else "an episode of it"
-        sentences.append(
-            Markup("It beats {} by {} ({}); {} does better than one of {} with probability {}.").format(
-                pair.second.label, words(pair.gain), p_words(pair.p), one, pair.second.label, chance
-            )
-        )
-    unclear = [pair.second.label for pair in against if pair not in clear]
+    clear = [f"{pair.second.label} by {words(pair.gain)} ({p_words(pair.p)})" for pair in against if pair.p < 0.05]
+    unclear = [pair.second.label for pair in against if pair.p >= 0.05]
+    best_said = Markup("did best: a mean return of" if clear else "has the highest mean return,")
+    said = Markup("On <b>{}</b>, <b>{}</b> {} <b>{}</b> ({}).").format(env, first.label, best_said, words(best.mean), over)
+    if clear:
+        said += Markup(" It beats {}.").format(listed(clear))
     if unclear:
-        sentences.append(Markup("Its lead over {} may be chance.").format(listed(unclear)))
-    return [Markup(" ").join(sentences)]
+        said += Markup(" Its lead over {} may be chance.").format(listed(unclear))
+    return [said]
 
 
 def _scored(arms: Sequence[Arm]) -> list[tuple[Arm, Scores]]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.data.batches import Transitions
-from surefoot.data.spec import Spec, unit_action
+from surefoot.data.spec import Spec
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Method
 from surefoot.methods.offline.td3 import critic_loss
@@ -184,8 +184,3 @@ class CQL(Method):
         next_a, next_logprob = next_policy.samples(n, self.generator)
         a, logprob = policy.samples(n, self.generator)
         return torch.cat((uniform, next_a, a), -3), torch.cat((torch.full_like(logprob, shape[-1] * log(0.5)), next_logprob, logprob), -2)
-
-    def in_units(self, batch: Transitions) -> Transitions:
-        """The batch with scaled observations and actions in [-1, 1], which is what the networks see."""
-        action = unit_action(batch.action, self.spec.box)
-        return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)

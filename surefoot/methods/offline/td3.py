@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from surefoot.data.batches import Transitions
-from surefoot.data.spec import Spec, unit_action
+from surefoot.data.spec import Spec
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Method
 from surefoot.nn.mlp import Critic
@@ -133,11 +133,6 @@ class TD3(Method):
             polyak_(self.target_critic, self.critic, self.config.tau)
             polyak_(self.target_actor, self.policy.net, self.config.tau)
         return metrics
-
-    def in_units(self, batch: Transitions) -> Transitions:
-        """The batch with scaled observations and actions in [-1, 1], which is what the networks see."""
-        action = unit_action(batch.action, self.spec.box)
-        return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)
 
     def learn_values(self, t: Transitions) -> dict[str, Tensor]:
         """The critics' step."""

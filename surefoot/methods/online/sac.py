@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.data.batches import Transitions
-from surefoot.data.spec import Spec, unit_action
+from surefoot.data.spec import Spec
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Method
 from surefoot.nn.mlp import Critic
@@ -152,11 +152,6 @@ class SAC(Method):
             "entropy": -logprob.detach().mean(-1),
             "alpha": alpha,
         }
-
-    def in_units(self, batch: Transitions) -> Transitions:
-        """The batch with scaled observations and actions in [-1, 1], which is what the networks see."""
-        action = unit_action(batch.action, self.spec.box)
-        return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)
 
     @torch.no_grad()
     def target(self, t: Transitions, alpha: Tensor) -> Tensor:
