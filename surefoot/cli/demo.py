@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def learned(results: dict[str, Any], logged: np.ndarray) -> Group:
     for slug, result in results.items():
         mean = result["last"]["mean"]
         table.add_row(f"{OFFLINE[slug]}, {result['seeds']} seeds", escape(words(mean)), f"{normalised(mean['value']):.0f}")
-    note = "score: 0 is a random policy, 100 the controller that made the log's 5 good episodes"
+    note = "score: 0 is a random policy, 100 the controller behind the log's 5 good episodes"
     return Group("[bold]Learned from the log[/bold] (return of an episode of Pendulum, higher is better)", table, f"[dim]{note}[/dim]")
 
 
@@ -245,10 +246,11 @@ def defended(certificate: dict[str, Any], dqn_noise: dict[str, Any], dqn_plain: 
     )
     for budget, seen, plain in zip(dqn_noise["budgets"], _levels(dqn_noise), _levels(dqn_plain), strict=True):
         verdict = "–" if seen["value"] is None else "[green]holds" if seen["high"] >= lower[budget] else "[red]broken"
-        table.add_row(f"{budget:g}", number(lower[budget]), _said(seen), verdict, _said(plain))
+        table.add_row(f"{budget:g}", f"{floor(lower[budget])}", _said(seen), verdict, _said(plain))
     note = (
-        f"size: l2 norm of all changes of an episode's observations; noise: standard deviation {certificate['sigma']:g} on each of them;"
-        f"\ncertified with confidence {100 * (1 - certificate['alpha']):.0f} % from {certificate['episodes']:,} episodes"
+        "size: l2 norm of all changes of an episode's observations\n"
+        f"noise: standard deviation {certificate['sigma']:g}, added to each observation by the agent itself\n"
+        f"certified with confidence {100 * (1 - certificate['alpha']):.0f} % from {certificate['episodes']:,} episodes"
     )
     return Group("[bold]Observations tampered with[/bold] (return of an episode of CartPole, at most 200)", table, f"[dim]{note}[/dim]")
 
@@ -267,7 +269,7 @@ def _levels(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _said(level: dict[str, Any]) -> str:
-    return "failed" if level["value"] is None else escape(words(level))
+    return "failed" if level["value"] is None else rf"{level['value']:.0f} \[{level['low']:.0f}, {level['high']:.0f}]"
 
 
 def next_steps(out: Path) -> str:

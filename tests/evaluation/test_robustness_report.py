@@ -8,7 +8,7 @@ import pytest
 from surefoot.evaluation.attack_curve import AttackCurve
 from surefoot.evaluation.certificates import Certificate
 from surefoot.evaluation.reporting.arms import read_arms
-from surefoot.evaluation.reporting.robustness import broken, findings, promised, robustness, said
+from surefoot.evaluation.reporting.robustness import at_least, broken, findings, promised, robustness, said
 
 BUDGETS = [0.0, 0.1, 0.2]
 
@@ -108,3 +108,10 @@ def test_an_attack_that_failed_counts_for_nothing(arms):
 def test_evidence_of_another_form_is_passed_over(arms, junk):
     runs = arms(other=junk)
     assert findings(runs) == [] and robustness(runs) is None and said(runs) == []
+
+
+@pytest.mark.parametrize(
+    ("bound", "shown"), [(186.77, "186.7"), (9.99999, "9.999"), (150.0, "150"), (0.0, "0"), (-1234.51, "−1235"), (-0.5, "−0.5")]
+)
+def test_bounds_are_never_rounded_up(bound, shown):
+    assert at_least(bound) == shown

@@ -234,7 +234,8 @@ def _label(ax: Axes, x: str, y: str) -> None:
 def _reference(ax: Axes, value: float, text: str) -> None:
     ax.axhline(value, color=MUTED, lw=1, dashes=(3, 3), zorder=0)
     note = ax.annotate(text, (1, value), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color=MUTED)
-    note.set(horizontalalignment="right", size=SIZE - 1)
+    note.set(horizontalalignment="right", size=SIZE - 1, zorder=5)
+    note.set_bbox({"boxstyle": "square,pad=0.15", "facecolor": CARD, "edgecolor": "none", "alpha": 0.75})
 
 
 def _svg(figure: Figure, alt: str) -> Markup:

@@ -95,6 +95,8 @@ def returns_said(env: str, arms: Sequence[Arm]) -> list[Markup]:
         said += Markup(" It beats {}.").format(listed(clear))
     if unclear:
         said += Markup(" Its lead over {} may be chance.").format(listed(unclear))
+    if against and unit(arms) == "episodes":
+        said += Markup(" This is about these policies; about the methods, one seed each says little.")
     return [said]
 
 

@@ -137,6 +137,14 @@ def _which(stem: str, member: int | None) -> str:
     return ", ".join(parts + ([f"seed {member + 1}"] if member is not None else []))
 
 
+def at_least(bound: float) -> str:
+    """A lower bound with four digits, never rounded up."""
+    if bound == 0.0 or not np.isfinite(bound):
+        return number(bound)
+    scale = 10.0 ** (3 - np.floor(np.log10(abs(bound))))
+    return number(float(np.floor(bound * scale + 1e-6) / scale))
+
+
 # --- agreement ------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +170,7 @@ def said(arms: Sequence[Arm]) -> list[Markup]:
             "<b>{}</b> on <b>{}</b> earns {} on average. Certified: whoever changes its observations by at most {} over an episode"
         )
         text = text.format(certificate.who, certificate.env, number(certificate.mean or 0.0), f"{at.budget:g}")
-        bound = number(at.value if at.value is not None else -np.inf)
+        bound = at_least(at.value if at.value is not None else -np.inf)
         text += Markup(" cannot push its mean return below <b>{}</b> (confidence {:.4g} %).").format(bound, 100 * certificate.confidence)
         attacks = [f for f in found if f.kind is not None and f.speaks_of(certificate)]
         if any(broken(certificate, attack) for attack in attacks):
@@ -223,7 +231,7 @@ def _agreement(certificate: Finding, attacks: Sequence[Finding]) -> Table:
     rows = []
     for budget in budgets:
         own = next((level.value for level in certificate.levels if abs(level.budget - budget) < 1e-9), None)
-        row: list[Any] = [f"{budget:g}", "–" if own is None else number(own)]
+        row: list[Any] = [f"{budget:g}", "–" if own is None else at_least(own)]
         verdicts = []
         for attack in attacks:
             level = next((level for level in attack.levels if abs(level.budget - budget) < 1e-9), None)
