@@ -16,8 +16,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from surefoot.errors import SurefootError
 
@@ -129,13 +130,21 @@ def _work(name: str, job: Job, messages: Any) -> None:
         messages.put(("failed", name, traceback.format_exc()))
 
 
+class _Sign(SpinnerColumn):
+    """Spins for what is going on, and not yet for what is to come."""
+
+    def render(self, task: Task) -> RenderableType:
+        return super().render(task) if task.started else Text("·", style="dim")
+
+
 class _Display:
     """All stages from the start, so that one sees what is to come; where there is no terminal, a line as each one ends."""
 
     def __init__(self, stages: Sequence[Stage], console: Console):
         self.console, self.live = console, console.is_terminal
-        columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
-        self.progress = Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=console, disable=not self.live)
+        columns = (_Sign(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+        note = TextColumn("{task.fields[note]}", style="dim", markup=False)
+        self.progress = Progress(*columns, note, console=console, disable=not self.live)
         self.texts = {stage.name: stage.text for stage in stages}
         self.tasks = {stage.name: self.progress.add_task(stage.text, total=1.0, start=False, note="") for stage in stages}
         self.begun: set[str] = set()

@@ -1,7 +1,9 @@
 """Jobs side by side: results, errors and Ctrl-C come home, and no process stays behind."""
 
+import io
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -10,7 +12,7 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from surefoot.cli.side_by_side import Stage, side_by_side
+from surefoot.cli.side_by_side import Stage, _Display, side_by_side
 from surefoot.errors import ConfigError, SurefootError
 
 STAGES = [Stage("first", "the first stage"), Stage("second", "the second stage")]
@@ -75,3 +77,15 @@ def test_interrupts_end_all():
     with pytest.raises(KeyboardInterrupt):
         run(one=waits, two=waits)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_terminal_shows_all_stages_from_the_start():
+    screen = io.StringIO()
+    with _Display(STAGES, Console(file=screen, force_terminal=True, width=100)) as display:
+        display.show("first", 0.5, "half [of it]")
+        display.progress.refresh()
+        said = screen.getvalue()
+        assert "the first stage" in said and "half [of it]" in said
+        assert re.search(r"·.*the second stage", said)  # not begun
+        display.show("first", 1.0, "made")
+    assert re.search(r"✓.*the first stage", screen.getvalue())

@@ -141,7 +141,7 @@ def _reason(child: subprocess.CompletedProcess[str]) -> str:
     if child.returncode < 0:
         return f"drawing crashed with signal {-child.returncode}"
     lines = [line for line in child.stderr.splitlines() if line.strip()]
-    return re.sub(r"^[\w.]*\.", "", lines[-1].strip())[:200] if lines else f"drawing ended with code {child.returncode}"
+    return re.sub(r"^[\w.]*\.(?:EnvError: )?", "", lines[-1].strip())[:200] if lines else f"drawing ended with code {child.returncode}"
 
 
 # --- the child process ----------------------------------------------------------------------------------------------
@@ -150,9 +150,11 @@ def _reason(child: subprocess.CompletedProcess[str]) -> str:
 def draw(env_id: str, seed: int, limit: int, folder: Path) -> None:
     """Replay `actions.npy` of the folder and leave `frames.npy` `[n, H, W, 3]` uint8 and `fps` there."""
     actions = np.load(folder / "actions.npy", allow_pickle=False)
+    plain = make_env(env_id)
+    plain.close()
+    if "rgb_array" not in plain.metadata.get("render_modes", []):
+        raise EnvError("it offers no render mode rgb_array")
     env = make_env(env_id, render_mode="rgb_array", max_episode_steps=limit, disable_env_checker=True)
-    if env.render_mode != "rgb_array":
-        raise EnvError("the environment offers no rgb_array")
     fps = float(env.metadata.get("render_fps") or 30)
     steps = min(len(actions), round(SECONDS * fps))
     wanted = set(np.linspace(0, steps, min(steps + 1, FRAMES)).round().astype(int).tolist())

@@ -1,6 +1,7 @@
 """Behaviour cloning: the policy is regressed on the logged actions; rewards are ignored.
 
-Pomerleau, "ALVINN", NeurIPS 1988; the defaults are those of the BC baselines of TD3+BC (arXiv 2106.06860v2, Table 3).
+Pomerleau, "Efficient Training of Artificial Neural Networks for Autonomous Navigation", Neural Computation 3(1), 1991; network and
+optimiser are by default those of TD3+BC's actor, so that the two differ in the critic alone (TD3+BC with alpha 0 is this method).
 Continuous actions: mean squared error of a tanh policy, in units of [-1, 1]. Discrete actions: cross-entropy of the logits.
 """
 

@@ -1,7 +1,7 @@
 """PRDC: TD3 whose actor is pulled to the action of the nearest logged pair of state and action, wherever in the log it is.
 
 Ran, Li, Zhang, Zhang, Yu, "Policy Regularization with Dataset Constraint for Offline Reinforcement Learning", ICML 2023,
-arXiv 2306.06569. Covers the point-to-set distance d_beta and the actor's objective, in the official code's form: the mean squared
+arXiv 2306.06569v2. Covers the point-to-set distance d_beta and the actor's objective, in the official code's form: the mean squared
 error of the action part, where the paper has the whole unsquared distance (whose gradient points the same way). The nearest
 neighbour alone is used (the code's k = 1). Departures: those of `td3`; features that do not vary are left out of the metric.
 """

@@ -3,7 +3,7 @@
 Fujimoto, van Hoof, Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018, arXiv 1802.09477v3 (Alg. 1);
 the actor's scale lambda is that of TD3+BC, arXiv 2106.06860v2 (Eq. 5). Departures: observations are scaled by the log's
 statistics and actions to [-1, 1], so the paper's noise and clip are shares of that range; without a regulariser lambda scales the
-actor's whole loss, which Adam ignores, so that `TD3` alone is the paper's TD3 on a fixed log.
+actor's whole loss, which Adam all but ignores, so that `TD3` alone is the paper's TD3 on a fixed log.
 """
 
 from __future__ import annotations
