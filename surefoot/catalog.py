@@ -79,7 +79,7 @@ ROWS: tuple[Row, ...] = (
     Row("policy-guided-diffusion", "PGD", "Policy-Guided Diffusion",
         "Jackson et al.", 2024, "RLC", "2404.06356", (LOG,), "sampler", "surefoot.methods.offline.policy_guided_diffusion", False),
     Row("r2pvi", "R2PVI", "Robust Offline Reinforcement Learning with Linearly Structured f-Divergence Regularization",
-        "Tang et al.", 2025, "ICML", "2411.18612", (LOG,), "learner", "surefoot.methods.exact.r2pvi", True),
+        "Tang et al.", 2025, "ICML", "2411.18612", (LOG,), "learner", "surefoot.methods.exact.r2pvi", True, "ready"),
     Row("digi-q", "Digi-Q", "Digi-Q: Learning Q-Value Functions for Training Device-Control Agents",
         "Bai et al.", 2025, "ICLR", "2502.15760", (LOG, TEXT), "learner", "surefoot.methods.language.digi_q", False),
     Row("bc", "BC", "Behaviour cloning: Efficient Training of Artificial Neural Networks for Autonomous Navigation",
@@ -116,7 +116,7 @@ ROWS: tuple[Row, ...] = (
         "Ankile et al.", 2025, "ICRA", "2407.16677", (DEMOS, ENV), "learner", "surefoot.methods.imitation.resip", False),
     Row("demonstration-regularized", "DRRL", "Demonstration-Regularized RL",
         "Tiapkin et al.", 2024, "ICLR", "2310.17303", (DEMOS, ENV, PREFS), "learner",
-        "surefoot.methods.exact.demonstration_regularized", True),
+        "surefoot.methods.exact.demonstration_regularized", True, "ready"),
     # --- an environment ------------------------------------------------------------------------------------------------
     Row("policy-smoothing", "Policy smoothing", "Policy Smoothing for Provably Robust Reinforcement Learning",
         "Kumar et al.", 2022, "ICLR", "2106.11420v3", (ENV,), "certificate", "surefoot.steering.smoothed", True, "ready"),
@@ -138,7 +138,7 @@ ROWS: tuple[Row, ...] = (
         "Montealegre-Mora et al.", 2023, "Bull. Math. Biol.", "2308.13654", (ENV,), "learner",
         "surefoot.methods.online.fishery_control", True),
     Row("adversarial-mdp", "Refined linear-Q", "Refined Regret for Adversarial MDPs with Linear Function Approximation",
-        "Dai et al.", 2023, "ICML", "2301.12942", (ENV,), "learner", "surefoot.methods.exact.adversarial_mdp", True),
+        "Dai et al.", 2023, "ICML", "2301.12942", (ENV,), "learner", "surefoot.methods.exact.adversarial_mdp", True, "ready"),
     Row("diagnosing", "RA-NLD", "Understanding and Diagnosing Deep Reinforcement Learning",
         "Korkmaz", 2024, "ICML", "2406.16979", (ENV,), "diagnosis", "surefoot.evaluation.diagnosing", False),
     Row("dqn", "DQN", "Human-level control through deep reinforcement learning",
@@ -171,7 +171,7 @@ ROWS: tuple[Row, ...] = (
     # --- bandit logs ---------------------------------------------------------------------------------------------------
     Row("adyen-bandits", "Adyen bandits",
         "Contextual Bandits in Payment Processing: Non-uniform Exploration and Supervised Learning at Adyen",
-        "Vangara and Egg", 2024, "OARS", "2412.00569v2", (BANDIT,), "explorer", "surefoot.methods.exact.adyen_bandits", False),
+        "Vangara and Egg", 2024, "OARS", "2412.00569v2", (BANDIT,), "explorer", "surefoot.methods.exact.adyen_bandits", False, "ready"),
     # --- images --------------------------------------------------------------------------------------------------------
     Row("lvm-rs", "LVM-RS", "The Lipschitz-Variance-Margin Tradeoff for Enhanced Randomized Smoothing",
         "Delattre et al.", 2024, "ICLR", "2309.16883", (IMAGES, ENV), "certificate", "surefoot.evaluation.lvm_rs", False),
@@ -184,9 +184,9 @@ ROWS: tuple[Row, ...] = (
     # --- time series ---------------------------------------------------------------------------------------------------
     Row("martingale-evaluation", "Martingale evaluation",
         "Policy Evaluation and Temporal-Difference Learning in Continuous Time and Space: A Martingale Approach",
-        "Jia and Zhou", 2022, "JMLR", "2108.06655", (PATHS,), "estimator", "surefoot.methods.exact.martingale_evaluation", True),
+        "Jia and Zhou", 2022, "JMLR", "2108.06655", (PATHS,), "estimator", "surefoot.methods.exact.martingale_evaluation", True, "ready"),
     Row("paris-particle-gibbs", "PPG", "State and parameter learning with PaRIS particle Gibbs",
-        "Cardoso et al.", 2023, "ICML", "2301.00900", (PATHS,), "estimator", "surefoot.methods.exact.paris_particle_gibbs", True),
+        "Cardoso et al.", 2023, "ICML", "2301.00900", (PATHS,), "estimator", "surefoot.methods.exact.paris_particle_gibbs", True, "ready"),
 )
 # fmt: on
 

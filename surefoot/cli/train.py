@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"the first word after train must be a method ({', '.join(LEARNERS)}), or --resume DIR.")
     if name not in LEARNERS:
         require_ready(find(name))  # a planned system, or an unknown name, says so
-        raise ConfigError(f"{name!r} is not a learner: see `surefoot methods` for where it lives and how it is used.")
+        raise ConfigError(f"{name} is not learned with `surefoot train`: docs/methods/{name}.md shows how it is used.")
     return _finish(*begin(argv))
 
 

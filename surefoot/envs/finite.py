@@ -113,9 +113,13 @@ def check_distribution(p: np.ndarray, name: str) -> None:
 
 def draw(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One index of every row of probabilities `[..., n]`, by inversion, `[...]` int64; what has probability zero is never drawn."""
+    return quantile(p, rng.random(p.shape[:-1]))
+
+
+def quantile(p: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """The index at which the cumulated probabilities `[..., n]` pass `u` `[...]` in [0, 1): what `draw` draws with that luck."""
     cumulative = p.cumsum(-1)
-    u = rng.random(p.shape[:-1]) * cumulative[..., -1]  # rounding may leave the sum a little off one
-    return (u[..., None] >= cumulative).sum(-1)
+    return ((u * cumulative[..., -1])[..., None] >= cumulative).sum(-1)  # rounding may leave the sum a little off one
 
 
 def play(mdp: FiniteMDP, policy: np.ndarray, n: int, rng: np.random.Generator) -> Episodes:

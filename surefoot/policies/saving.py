@@ -26,6 +26,11 @@ WRAPPERS = {
 }
 """Policies around another policy (`inner`), imported only when a saved one asks for them."""
 
+ELSEWHERE = {
+    "linear_greedy": "surefoot.methods.exact.linear_greedy:LinearGreedy",
+}
+"""Families of particular methods, imported only when a saved policy asks for them; their `rebuild` makes one."""
+
 
 def save_policy(policy: Policy, folder: str | Path) -> None:
     """Write a policy (a fleet too) as a folder, whole or not at all; one that was there is replaced.
@@ -74,6 +79,10 @@ def rebuild(description: Mapping[str, Any]) -> Policy:
     if family in WRAPPERS:
         module, name = WRAPPERS[family].split(":")
         return getattr(import_module(module), name)(rebuild(description["inner"]), **description["config"])
+    if family in ELSEWHERE:
+        module, name = ELSEWHERE[family].split(":")
+        spec, copies = _spec_from_json(description["spec"]), tuple(description["copies"])
+        return getattr(import_module(module), name).rebuild(spec, copies, **description["config"])
     return FAMILIES[family](_spec_from_json(description["spec"]), copies=tuple(description["copies"]), **description["config"])
 
 
@@ -81,11 +90,11 @@ def _family(policy: Policy) -> str:
     for name, family in FAMILIES.items():
         if type(policy) is family:
             return name
-    for name, place in WRAPPERS.items():
+    for name, place in (WRAPPERS | ELSEWHERE).items():
         if f"{type(policy).__module__}:{type(policy).__name__}" == place:
             return name
     policy.config()  # policies from elsewhere say here that they are not saved
-    raise PolicyError(f"a {type(policy).__name__} cannot be saved: known are {', '.join((*FAMILIES, *WRAPPERS))}.")
+    raise PolicyError(f"a {type(policy).__name__} cannot be saved: known are {', '.join((*FAMILIES, *WRAPPERS, *ELSEWHERE))}.")
 
 
 def _spec_to_json(spec: Spec) -> dict[str, Any]:

@@ -40,20 +40,26 @@ def optimal_plan(mdp: FiniteMDP, lam: float = 0.0, reference: np.ndarray | None 
     return Plan(q, v, policy)
 
 
-def soft_maximum(q: np.ndarray, reference: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
+def soft_maximum(q: np.ndarray, reference: np.ndarray, lam: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F(q) = max_pi <pi, q> - lam KL(pi || ref), `[...]`, and the pi `[..., A]` that attains it; lam = 0: the maximum, first action first.
 
-    Raises ConfigError for a negative lam. Actions with reference probability 0 are never played when lam > 0.
+    `lam`: a number, or an array that broadcasts against `[...]` (copies with penalties of their own, 0 among them).
+    Raises ConfigError for a negative lam. Actions with reference probability 0 are never played where lam > 0.
     """
-    if lam < 0.0:
-        raise ConfigError(f"lam is {lam}: the weight of the KL penalty is not negative.")
-    if lam == 0.0:
+    lam = np.asarray(lam, np.float64)
+    if not (lam >= 0.0).all():
+        raise ConfigError(f"lam is {lam[~(lam >= 0.0)][0]}: the weight of the KL penalty is not negative.")
+    if not lam.any():
         best = q.argmax(-1)
         return q.max(-1), np.eye(q.shape[-1])[best]
+    hard, lam = lam == 0.0, np.where(lam == 0.0, 1.0, lam)[..., None]
     top = np.where(reference > 0.0, q, -np.inf).max(-1, keepdims=True)
     weights = reference * np.exp(np.minimum(q - top, 0.0) / lam)
     total = weights.sum(-1, keepdims=True)
-    return (top + lam * np.log(total))[..., 0], weights / total
+    value, policy = (top + lam * np.log(total))[..., 0], weights / total
+    if not hard.any():
+        return value, policy
+    return np.where(hard, q.max(-1), value), np.where(hard[..., None], np.eye(q.shape[-1])[q.argmax(-1)], policy)
 
 
 def policy_values(mdp: FiniteMDP, policy: np.ndarray, lam: float = 0.0, reference: np.ndarray | None = None) -> np.ndarray:

@@ -1,0 +1,92 @@
+"""What robust value iteration costs against features and episodes, against its constrained rival, and many data sets at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.measuring import RESULTS, cpu_seconds, write
+from surefoot.methods.exact.logged_features import FeaturedEpisodes
+from surefoot.methods.exact.r2pvi import R2PVIConfig, r2pvi
+
+WIDTHS, EPISODES, HORIZON, ACTIONS, REPEATS = (10, 20, 40, 80, 160), (100, 400, 1600), 3, 4, 3
+RADIUS = 0.1
+
+ARMS = {
+    "R2PVI, total variation": R2PVIConfig("tv"),
+    "R2PVI, KL": R2PVIConfig("kl"),
+    "R2PVI, chi-square": R2PVIConfig("chi2"),
+    "PEVI": R2PVIConfig("none"),
+    "DRPVI, exact": R2PVIConfig("tv", radius=RADIUS),
+    "DRPVI, searched": R2PVIConfig("tv", radius=RADIUS, search=True),
+}
+
+
+def episodes(n: int, d: int, copies: tuple[int, ...] = (), seed: int = 0) -> FeaturedEpisodes:
+    """Random features on the simplex."""
+    rng = np.random.default_rng(seed)
+    phi = rng.dirichlet(np.full(d, 0.3), (*copies, n, HORIZON))
+    after = rng.dirichlet(np.full(d, 0.3), (*copies, n, HORIZON, ACTIONS))
+    there = np.ones(phi.shape[:-1], bool)
+    return FeaturedEpisodes(phi, rng.random(phi.shape[:-1]), after, there, there)
+
+
+def milliseconds(log: FeaturedEpisodes, config: R2PVIConfig) -> float:
+    """Best of a few."""
+    repeats = 1 if config.search else REPEATS
+    return 1e3 * min(cpu_seconds(lambda: r2pvi(log, config)) for _ in range(repeats))
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """Exponent of a power law, by least squares on logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def main(out: Path = RESULTS, picture: Path = Path(__file__).parents[1] / "docs" / "images" / "r2pvi-scaling.png") -> None:
+    """Write `r2pvi.json` (cost and exponents) and the log-log plot."""
+    r2pvi(episodes(10, 4), R2PVIConfig())  # once before the clock runs
+    by_width = {name: [milliseconds(episodes(400, d), config) for d in WIDTHS] for name, config in ARMS.items()}
+    by_length = {name: [milliseconds(episodes(n, 40), config) for n in EPISODES] for name, config in ARMS.items()}
+    fastest = by_width["R2PVI, total variation"]
+    rows: list[dict[str, Any]] = []
+    for name in ARMS:
+        rows.append(
+            {
+                "method": name,
+                **{f"ms, d = {d}": by_width[name][i] for i, d in enumerate(WIDTHS) if d in (10, 40, 160)},
+                "exponent in d": slope(list(map(float, WIDTHS[1:])), by_width[name][1:]),
+                "exponent in episodes": slope(list(map(float, EPISODES)), by_length[name]),
+                "times total variation (d = 40)": by_width[name][2] / fastest[2],
+            }
+        )
+    write("r2pvi", rows, out, command="make bench")
+    many = episodes(100, 20, (200,))
+    together = cpu_seconds(lambda: r2pvi(many, R2PVIConfig("tv")))
+    arrays = {k: v for k, v in vars(many).items() if isinstance(v, np.ndarray)}
+    each = [FeaturedEpisodes(**{k: v[i] for k, v in arrays.items()}) for i in range(200)]
+    apart = cpu_seconds(lambda: [r2pvi(one, R2PVIConfig("tv")) for one in each])
+    write(
+        "r2pvi-copies",
+        [{"data sets": 200, "one by one, ms": 1e3 * apart, "as one program, ms": 1e3 * together, "ratio": apart / together}],
+        out,
+    )
+    draw(by_width, by_length, picture)
+
+
+def draw(by_width: dict[str, list[float]], by_length: dict[str, list[float]], path: Path) -> None:
+    """Milliseconds on logarithmic axes."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, constrained_layout=True)
+    panels = ((axes[0], WIDTHS, by_width, "features d (400 episodes)"), (axes[1], EPISODES, by_length, "episodes (d = 40)"))
+    for axis, x, lines, label in panels:
+        for name, y in lines.items():
+            axis.loglog(x, y, "--" if name.startswith("DRPVI") else "-", marker="o", markersize=4, label=name)
+        axis.set(xlabel=label)
+        axis.grid(True, which="both", alpha=0.2)
+    axes[0].set_ylabel("CPU milliseconds")
+    axes[0].legend(fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
