@@ -49,7 +49,7 @@ def toy(context: Context, xi: float, label: str) -> Scores:
     """Returns of every arm in every shifted world, exactly, and the CPU time of learning from one data set alone."""
     world = toy_linear_mdp(xi=xi)
     logs = [toy_log(world, derived(seed, "data")) for seed in context.seeds]
-    scores: Scores = {f"q = {q:g}{label}": {} for q in SHIFTS} | {f"milliseconds{label}": {}}
+    scores: Scores = {panel: {} for panel in (*(f"q = {q:g}{label}" for q in SHIFTS), f"milliseconds{label}")}
     for name, config in TOY.items():
         r2pvi(logs[0], config, world.theta)  # once before the clock runs
         returns, elapsed = [], []

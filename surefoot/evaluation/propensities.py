@@ -96,7 +96,8 @@ def best_model(context: np.ndarray, available: np.ndarray, action: np.ndarray, k
             p[held] = np.exp(fit(context[train], available[train], action[train])(context[held], available[held]))
     for name in CALIBRATED:
         held_out[f"{name}, isotonic"] = isotonic(held_out[name], action, available, fold)
-    best, chosen = np.inf, ("", np.empty(0))
+    best = np.inf
+    chosen: tuple[str, np.ndarray] = ("", np.empty(0))
     for name, p in held_out.items():
         p = floored(p, available)
         loss = float(-np.log(np.take_along_axis(p, action[:, None], 1)).mean())

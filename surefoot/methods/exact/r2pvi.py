@@ -129,7 +129,8 @@ def r2pvi(episodes: FeaturedEpisodes, config: R2PVIConfig | None = None, theta: 
     if theta is not None and theta.shape != (horizon, d):
         raise ConfigError(f"theta has shape {theta.shape}: it must be {(horizon, d)}, the reward's weights at every stage.")
     cap = np.full(horizon, config.v_max) if config.v_max is not None else config.r_max * np.arange(horizon, 0, -1.0)
-    w, grams = np.empty((*copies, horizon, d)), []
+    w = np.empty((*copies, horizon, d))
+    grams: list[Gram] = []
     for h in watched(range(horizon - 1, -1, -1), "stages"):
         phi = episodes.phi[..., h, :]  # [..., K, d]; 0 where nothing was recorded
         gram = Gram.of_features(phi, config.ridge)
@@ -184,7 +185,7 @@ def _tv_at(w: np.ndarray, v: np.ndarray, a: float, rho: float) -> float:
 
 
 def _kl_at(w: np.ndarray, v: np.ndarray, a: float, rho: float) -> float:
-    return 0.0 if a <= 0.0 else -a * float(np.log(max(w @ np.exp(-v / a), 1e-6))) - rho * a
+    return 0.0 if a <= 0.0 else -a * float(np.log(max(1.0 + float(w @ np.expm1(-v / a)), 1e-6))) - rho * a
 
 
 def _chi2_at(w: np.ndarray, v: np.ndarray, a: float, lam: float) -> float:
