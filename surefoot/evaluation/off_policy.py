@@ -14,7 +14,6 @@ nothing of wrong propensities (IPS, SNIPS), of a wrong reward model (DM), or of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -25,11 +24,9 @@ from surefoot.data.bandit_log import BanditLog
 from surefoot.errors import ConfigError, PolicyError
 from surefoot.evaluation.overlap import Overlap, overlap
 from surefoot.evaluation.statistics import Interval, mean_interval
+from surefoot.methods.exact.regression_oracles import Oracle
 
 Spread = Literal["normal", "bootstrap"]
-RewardModel = Callable[[BanditLog], np.ndarray]
-"""Predicted rewards `[n, K]` of the rows of a log (its rewards and actions are not to be used)."""
-
 ROUNDING = 1e-6
 """How far a row of a target policy may be from summing to 1."""
 
@@ -182,21 +179,16 @@ def folds(n: int, k: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.arange(n) % k)
 
 
-def cross_fitted(log: BanditLog, fit: Callable[[BanditLog], RewardModel], k: int = 3, seed: int = 0) -> np.ndarray:
-    """Predictions `[n, K]` of every row by a model that was fitted on the other folds, as DM and DR need.
+def cross_fitted(log: BanditLog, oracle: Oracle, k: int = 3, seed: int = 0) -> np.ndarray:
+    """Predicted rewards `[n, K]` of every row by a model that was fitted on the other folds, as DM and DR need.
 
-    A model that has seen the row's own reward follows its noise, and DR's correction w (r - q) then vanishes where it is needed.
+    A model that has seen the row's own reward follows its noise, and DR's correction w (r - q) then vanishes where it is needed. Nor
+    should it be the model that the policy acts on: what that overrates, the policy plays, and DM would overrate the policy.
     """
     fold = folds(len(log), k, seed)
     q = np.empty((len(log), log.K))
     for i in range(k):
-        held = np.flatnonzero(fold == i)
-        q[held] = fit(log.rows(np.flatnonzero(fold != i)))(log.rows(held))
+        seen, held = log.rows(fold != i), log.rows(fold == i)
+        model = oracle.fit(seen.context, seen.action, seen.reward, n_actions=log.K, action_features=log.action_features, seed=seed)
+        q[fold == i] = model.predict(held.context)
     return q
-
-
-def constant_reward(log: BanditLog) -> RewardModel:
-    """The simplest reward model: each action's mean reward in the log (of all actions where it was never taken)."""
-    counts = np.bincount(log.action, minlength=log.K)
-    means = np.where(counts > 0, np.bincount(log.action, log.reward, log.K) / np.maximum(counts, 1), log.reward.mean())
-    return lambda rows: np.broadcast_to(means, (len(rows), log.K))

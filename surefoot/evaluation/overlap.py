@@ -70,8 +70,8 @@ def _warnings(log: BanditLog, target: np.ndarray, w: np.ndarray, found: Overlap,
     n, said = len(log), []
     if found.deterministic == 1.0:
         said.append(
-            "the logger never chose at random (one action has all probability everywhere): IPS and SNIPS say nothing about a policy that does otherwise, "
-            "and DM and DR rest on the reward model alone"
+            "the logger never chose at random: IPS and SNIPS say nothing about a policy that does otherwise, and DM and DR rest on the "
+            "reward model alone"
         )
     elif found.deterministic > 0.0:
         said.append(f"in {found.deterministic:.1%} of the rows the logger did not choose at random: other actions have no support there")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -52,6 +53,10 @@ class Propensities:
     log_loss: float  # mean -log p of the logged actions, held out
     uniform_log_loss: float  # the same if the logger had chosen uniformly: how much there was to learn
     calibration: float  # mean |share of logged actions - mean fitted probability| over ten bins of fitted probability
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the probabilities."""
+        return {name: value for name, value in vars(self).items() if name not in ("pmf", "taken")}
 
 
 def with_propensities(log: BanditLog, k: int = 3, seed: int = 0) -> tuple[BanditLog, Propensities]:
@@ -96,14 +101,10 @@ def best_model(context: np.ndarray, available: np.ndarray, action: np.ndarray, k
             p[held] = np.exp(fit(context[train], available[train], action[train])(context[held], available[held]))
     for name in CALIBRATED:
         held_out[f"{name}, isotonic"] = isotonic(held_out[name], action, available, fold)
-    best = np.inf
-    chosen: tuple[str, np.ndarray] = ("", np.empty(0))
-    for name, p in held_out.items():
-        p = floored(p, available)
-        loss = float(-np.log(np.take_along_axis(p, action[:, None], 1)).mean())
-        if loss < best - 1e-9:  # the simpler one wins a tie
-            best, chosen = loss, (name, p)
-    return chosen
+    held_out = {name: floored(p, available) for name, p in held_out.items()}
+    losses = {name: -np.log(np.take_along_axis(p, action[:, None], 1)).mean() for name, p in held_out.items()}
+    name = next(name for name, loss in losses.items() if loss <= min(losses.values()) + 1e-9)  # the simplest wins a tie
+    return name, held_out[name]
 
 
 def floored(p: np.ndarray, available: np.ndarray) -> np.ndarray:
