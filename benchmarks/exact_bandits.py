@@ -4,7 +4,7 @@ Both have weights for every action and the same features, on one thread. Vowpal 
 (`benchmarks/peer_vw.py`): the sides take turns, and the best round of each counts. It decides and learns one example at a time, and knows
 the last example at once; ours decides one at a time or a batch at once, and learns a batch at once, as production does: the rows say which.
 
-`exact_bandits.json` has the rates, `exact_bandits_scaling.json` the growth with the number of actions and of features.
+`bandits.json` has the rates, `bandits_scaling.json` the growth with the number of actions and of features.
 """
 
 from __future__ import annotations
@@ -244,8 +244,8 @@ def main(out: Path = RESULTS, python: str | None = None) -> None:
         if peer is not None:
             peer.close()
     note = "" if peer is None else f", Vowpal Wabbit {peer.version}"
-    write("exact_bandits", rows, out, note=note)
-    write("exact_bandits_scaling", exponent_rows(found), out, note=note)
+    write("bandits", rows, out, note=note)
+    write("bandits_scaling", exponent_rows(found), out, note=note)
     images = IMAGES if out == RESULTS else out
     plot_growth(found, images / "bandits-scaling.png")
     result = ROOT / "results" / "adyen-bandits.json"

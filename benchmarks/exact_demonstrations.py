@@ -1,7 +1,7 @@
 """Learning with demonstrations: episodes against their number, and what a plan costs as the world grows.
 
-`exact_demonstrations.json` has the time of whole runs, together and one after the other, and of drawing counts against playing rows;
-`exact_demonstrations_scaling.json` fits powers over the larger half of the sizes. In theory a plan of UCBVI-Ent+ takes H S^2 A
+`demonstrations.json` has the time of whole runs, together and one after the other, and of drawing counts against playing rows;
+`demonstrations_scaling.json` fits powers over the larger half of the sizes. In theory a plan of UCBVI-Ent+ takes H S^2 A
 multiplications, one of LSVI-UCB-Ent H (S^2 A + S A d^2 + d^3), and the episodes fall as 1 / N^E.
 
 The picture of episodes is drawn from results/demonstration-regularized.json, or, where that was not measured yet, from seeds of its own.
@@ -220,8 +220,8 @@ def main(out: Path = RESULTS) -> None:
     """Write both results and both pictures."""
     rows, found = run_rows(), growth()
     episodes = claimed_episodes(ROOT / "results" / "demonstration-regularized.json")
-    write("exact_demonstrations", rows, out)
-    write("exact_demonstrations_scaling", exponent_rows(found, episodes), out)
+    write("demonstrations", rows, out)
+    write("demonstrations_scaling", exponent_rows(found, episodes), out)
     images = IMAGES if out == RESULTS else out
     plot_episodes(episodes, images / "demonstrations-episodes.png")
     plot_growth(found, images / "demonstrations-scaling.png")

@@ -5,7 +5,7 @@ standard errors. `ctd0 network` is one update's gradient of a 32-32 network on a
 least-squares Monte Carlo as one would write it: returns by a cumulative sum, and `numpy.linalg.lstsq`. Sides take turns; the least
 CPU time of a few counts.
 
-`martingale.json` has the cost and its growth, `martingale-error.json` the errors.
+`martingale.json` has the cost and its growth, `martingale_error.json` the errors.
 """
 
 from __future__ import annotations
@@ -186,10 +186,10 @@ def plot(found: Mapping[str, Mapping[str, Sequence[float]]], wrong: Mapping[str,
 
 
 def main(out: Path = RESULTS) -> None:
-    """Write `martingale.json`, `martingale-error.json` and the picture (with the docs, or beside results that go elsewhere)."""
+    """Write `martingale.json`, `martingale_error.json` and the picture (with the docs, or beside results that go elsewhere)."""
     found, wrong = growth(), errors()
     write("martingale", cost_rows(found), out, note=f", NumPy {np.__version__}")
-    write("martingale-error", [{"dt": dt} | {name: wrong[name][i] for name in ESTIMATORS} for i, dt in enumerate(MESHES)], out)
+    write("martingale_error", [{"dt": dt} | {name: wrong[name][i] for name in ESTIMATORS} for i, dt in enumerate(MESHES)], out)
     plot(found, wrong, (IMAGES if out == RESULTS else out) / "martingale-scaling.png")
 
 

@@ -14,6 +14,7 @@ from surefoot.methods.exact.r2pvi import R2PVIConfig, r2pvi
 
 WIDTHS, EPISODES, HORIZON, ACTIONS, REPEATS = (10, 20, 40, 80, 160), (100, 400, 1600), 3, 4, 3
 RADIUS = 0.1
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 ARMS = {
     "R2PVI, total variation": R2PVIConfig("tv"),
@@ -45,8 +46,8 @@ def slope(x: list[float], y: list[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def main(out: Path = RESULTS, picture: Path = Path(__file__).parents[1] / "docs" / "images" / "r2pvi-scaling.png") -> None:
-    """Write `r2pvi.json` (cost and exponents) and the log-log plot."""
+def main(out: Path = RESULTS) -> None:
+    """Write `r2pvi.json` (cost and exponents), `r2pvi_copies.json` (many data sets at once) and the log-log plot."""
     r2pvi(episodes(10, 4), R2PVIConfig())  # once before the clock runs
     by_width = {name: [milliseconds(episodes(400, d), config) for d in WIDTHS] for name, config in ARMS.items()}
     by_length = {name: [milliseconds(episodes(n, 40), config) for n in EPISODES] for name, config in ARMS.items()}
@@ -62,18 +63,15 @@ def main(out: Path = RESULTS, picture: Path = Path(__file__).parents[1] / "docs"
                 "times total variation (d = 40)": by_width[name][2] / fastest[2],
             }
         )
-    write("r2pvi", rows, out, command="make bench")
+    write("r2pvi", rows, out)
     many = episodes(100, 20, (200,))
     together = cpu_seconds(lambda: r2pvi(many, R2PVIConfig("tv")))
     arrays = {k: v for k, v in vars(many).items() if isinstance(v, np.ndarray)}
     each = [FeaturedEpisodes(**{k: v[i] for k, v in arrays.items()}) for i in range(200)]
     apart = cpu_seconds(lambda: [r2pvi(one, R2PVIConfig("tv")) for one in each])
-    write(
-        "r2pvi-copies",
-        [{"data sets": 200, "one by one, ms": 1e3 * apart, "as one program, ms": 1e3 * together, "ratio": apart / together}],
-        out,
-    )
-    draw(by_width, by_length, picture)
+    row = {"data sets": 200, "one by one, ms": 1e3 * apart, "as one program, ms": 1e3 * together, "ratio": apart / together}
+    write("r2pvi_copies", [row], out)
+    draw(by_width, by_length, (IMAGES if out == RESULTS else out) / "r2pvi-scaling.png")
 
 
 def draw(by_width: dict[str, list[float]], by_length: dict[str, list[float]], path: Path) -> None:

@@ -71,7 +71,41 @@ def own_agent(folder: Path) -> None:
     DQN("MlpPolicy", "CartPole-v1", buffer_size=10).save(folder / "agent.zip")
 
 
-NEEDS = {"my_log.npz": own_log, "runs/my-run": own_run, "agent.zip": own_agent}
+def own_payments(folder: Path) -> None:
+    from surefoot.data.bandit_files import write_bandit_log
+    from surefoot.envs.bandits import Payments
+    from surefoot.methods.exact.adyen_bandits import simulate
+    from surefoot.methods.exact.exploration import Explorer
+    from surefoot.methods.exact.regression_oracles import oracle
+
+    run = simulate(Payments.drawn(0), Explorer("igw", gamma=50.0), oracle("ridge"), generations=2, batch=400, holdout=100)
+    write_bandit_log(run.log, folder / "payments.parquet")
+
+
+def own_stages(folder: Path) -> None:
+    """A put that is held for 20 stages, its payoff at the end."""
+    import numpy as np
+
+    from surefoot.data.log import Log
+    from surefoot.data.spec import Discrete
+    from surefoot.data.writers import write_log
+    from surefoot.envs.robust import put_prices
+
+    prices = put_prices(40, 20, 0.5, np.random.default_rng(0))
+    last = np.arange(20) == 19
+    reward = np.where(last, np.maximum(100.0 - prices[:, 1:], 0.0), 0.0).reshape(-1)
+    action = np.random.default_rng(1).integers(2, size=800)
+    arrays = prices[:, :-1].reshape(-1, 1), action, reward, prices[:, 1:].reshape(-1, 1), np.tile(last, 40)
+    write_log(Log.from_arrays(*arrays, action_space=Discrete(2)), folder / "my_stages.npz")
+
+
+NEEDS = {
+    "payments.parquet": own_payments,
+    "my_stages.npz": own_stages,
+    "my_log.npz": own_log,
+    "runs/my-run": own_run,
+    "agent.zip": own_agent,
+}
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if blocks(path, "python")], ids=name_of)
