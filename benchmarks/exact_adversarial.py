@@ -1,6 +1,6 @@
 """Adversarial MDPs: what learning from an episode costs as the world grows, copies at once against one by one, and regret.
 
-`exact_adversarial.json` has the time of an episode for copies together and in a loop; `exact_adversarial_scaling.json` fits powers over
+`adversarial.json` has the time of an episode for copies together and in a loop; `adversarial_scaling.json` fits powers over
 the larger half of the sizes, beside those of the multiplications that the formulas ask for: by episode H (S^2 A + S A d^2 + d^3), and
 H (S A)^2 d more where Algorithm 2 takes its expectation exactly.
 
@@ -238,8 +238,8 @@ def save(figure: Any, path: Path, below: float) -> None:
 def main(out: Path = RESULTS) -> None:
     """Write both results and both pictures (with the docs, or beside results that go elsewhere)."""
     rows, found = copy_rows(), growth()
-    write("exact_adversarial", rows, out, note=f", NumPy {np.__version__}")
-    write("exact_adversarial_scaling", exponent_rows(found), out, note=f", NumPy {np.__version__}")
+    write("adversarial", rows, out, note=f", NumPy {np.__version__}")
+    write("adversarial_scaling", exponent_rows(found), out, note=f", NumPy {np.__version__}")
     images = IMAGES if out == RESULTS else out
     plot_growth(found, images / "adversarial-mdp-scaling.png")
     plot_regret(claimed(ROOT / "results" / "adversarial-mdp.json"), images / "adversarial-mdp-regret.png")

@@ -38,11 +38,12 @@ class Setting:
     sampled: bool = False  # covariances from 100 simulated episodes, bonuses from sampled continuations
 
 
+FULL_ACTIONS = 128_000  # episodes of the full scale's runs with more actions
 SMALL = {"": Setting((500, 2_000, 8_000, 32_000))}
 FULL = {
     "": Setting((500, 2_000, 8_000, 32_000, 128_000, 1_000_000)),
-    "16 actions, ": Setting((2_000, 8_000, 32_000, 128_000), actions=16),
-    "50 actions, ": Setting((2_000, 8_000, 32_000, 128_000), actions=50),
+    "16 actions, ": Setting((2_000, 8_000, 32_000, FULL_ACTIONS), actions=16),
+    "50 actions, ": Setting((2_000, 8_000, 32_000, FULL_ACTIONS), actions=50),
     "64 states, sampled, ": Setting((500, 2_000, 8_000), states=64, sampled=True),
 }
 
@@ -139,6 +140,7 @@ def checks(scores: Scores) -> list[Check]:
         ratio(scores, 32_000, "simulator_free", "simulator_free_luo2021", "Algorithm 1 without a simulator", 1.0, required=False),
         ratio(scores, 32_000, "simulator_free", "uniform", "Algorithm 1 without a simulator", 1.0, required=False),
         better_inverse(scores),
+        *([gap_in_actions(scores)] if f"50 actions, {panel(FULL_ACTIONS)}" in scores else []),
     ]
 
 
@@ -209,6 +211,26 @@ def in_range(scores: Scores, arm: str, required: bool) -> Check:
         least >= -1.1,
         threshold=-1.1,
         required=required,
+    )
+
+
+def gap_in_actions(scores: Scores) -> Check:
+    """Of the full scale: the guarantees are a factor sqrt(A) apart."""
+
+    def gap(prefix: str) -> np.ndarray:
+        own, other = (per_seed(scores, f"{prefix}{panel(FULL_ACTIONS)}", arm) for arm in ("logbarrier", "magnitude_reduced"))
+        return np.log(np.maximum(own, 1.0)) - np.log(np.maximum(other, 1.0))
+
+    wider = mean_interval(gap("50 actions, ") - gap(""))
+    return stated(
+        "gap in actions",
+        f"at K = {FULL_ACTIONS} log regret of Algorithm 1 less that of Algorithm 2 is larger with 50 actions than with 4",
+        f"50 actions, {panel(FULL_ACTIONS)}",
+        wider.value,
+        wider.value > 0.0,
+        threshold=0.0,
+        interval=wider,
+        required=False,
     )
 
 

@@ -44,6 +44,14 @@ def test_measured_values():
     assert found["inverse"].value == pytest.approx(0.2, abs=0.03) and found["inverse"].holds
 
 
+def test_the_gap_in_actions_is_looked_at_where_it_was_measured():
+    found = scores()
+    for prefix, factor in (("", 1.0), ("50 actions, ", 3.0)):
+        own, other = {"900": 100.0 * factor, "901": 90.0 * factor}, {"900": 100.0, "901": 90.0}
+        found.setdefault(prefix + panel(128_000), {}).update({"logbarrier": own, "magnitude_reduced": other})
+    assert module.gap_in_actions(found).value == pytest.approx(np.log(3.0)) and module.gap_in_actions(found).holds
+
+
 def test_the_level_of_losses_does_not_change_the_best_policy():
     model, losses = module.worlds([900, 901], Setting((10,)))
     assert losses(0).shape == (2, 3, 8, 4)
