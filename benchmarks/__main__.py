@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks import parts, rollouts, speed
+from benchmarks import (
+    exact_adversarial,
+    exact_bandits,
+    exact_demonstrations,
+    exact_martingale,
+    exact_particles,
+    exact_r2pvi,
+    parts,
+    rollouts,
+    speed,
+)
 from benchmarks.measuring import RESULTS
 
-NAMES = ("speed", "parts", "rollouts", "certificate")
+EXACT: dict[str, Callable[[Path], None]] = {
+    "r2pvi": exact_r2pvi.main,
+    "adversarial": exact_adversarial.main,
+    "demonstrations": exact_demonstrations.main,
+    "martingale": exact_martingale.main,
+}
+"""Methods with guarantees, by themselves."""
+
+BESIDE: dict[str, Callable[[Path, str | None], None]] = {"particles": exact_particles.main, "bandits": exact_bandits.main}
+"""Those that have a peer."""
+
+NAMES = ("speed", "parts", "rollouts", "certificate", *EXACT, *BESIDE)
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +52,11 @@ def main(argv: list[str]) -> int:
         rollouts.main(options.out)
     if "certificate" in options.only:
         rollouts.certificate(options.out)
+    for name in options.only:
+        if name in EXACT:
+            EXACT[name](options.out)
+        if name in BESIDE:
+            BESIDE[name](options.out, options.peer_python)
     return 0
 
 
