@@ -56,33 +56,86 @@ def perturbed_toy(world: LinearMDP, q: float) -> FiniteMDP:
 # --- the American put -------------------------------------------------------------------------------------------------
 
 
+UP, DOWN, LOWEST_START, HIGHEST_START, STAGES = 1.02, 0.98, 95.0, 105.0, 20
+
+
 class AmericanPut(gym.Env):
     """When to exercise the right to sell at `strike`: the price moves up by 2 % with probability `p_up`, else down by 2 %.
 
-    Observation: the price, `[1]`. Actions: 0 holds, 1 exercises, pays max(0, strike - price) and ends. Starts at U(95, 105); the time
-    limit of the registered environment is 20 stages, after which the right is void. `hold_only` forbids exercising (action 1 then
-    holds too), which is how the paper's log was made.
+    Observation: the price and the stages left, `[2]`. Actions: 0 holds, 1 exercises, pays max(0, strike - price) and ends. Starts at
+    U(95, 105); after the last of `stages` the right is void, and the episode terminates (with more than 20, raise the environment's
+    `max_episode_steps` too). `hold_only` forbids exercising (action 1 then holds too), which is how the paper's log was made.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
 
-    def __init__(self, p_up: float = 0.5, strike: float = 100.0, hold_only: bool = False) -> None:
-        if not 0.0 <= p_up <= 1.0:
-            raise ConfigError(f"p_up is {p_up}: a probability lies between 0 and 1.")
-        self.observation_space = gym.spaces.Box(0.0, np.inf, (1,), np.float32)
+    def __init__(self, p_up: float = 0.5, strike: float = 100.0, stages: int = STAGES, hold_only: bool = False) -> None:
+        _check_put(p_up, strike, stages)
+        highest = np.array([np.ceil(HIGHEST_START * UP**stages), stages], np.float32)
+        self.observation_space = gym.spaces.Box(np.zeros(2, np.float32), highest)
         self.action_space = gym.spaces.Discrete(2)
-        self.p_up, self.strike, self.hold_only, self.price = p_up, strike, hold_only, 0.0
+        self.p_up, self.strike, self.stages, self.hold_only = p_up, strike, stages, hold_only
+        self.price, self.left = 0.0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.price = float(self.np_random.uniform(95.0, 105.0))
-        return np.array([self.price], np.float32), {}
+        self.price, self.left = float(self.np_random.uniform(LOWEST_START, HIGHEST_START)), self.stages
+        return self._observed(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if int(action) == 1 and not self.hold_only:
-            return np.array([self.price], np.float32), max(0.0, self.strike - self.price), True, False, {}
-        self.price *= 1.02 if self.np_random.random() < self.p_up else 0.98
-        return np.array([self.price], np.float32), 0.0, False, False, {}
+            return self._observed(), max(0.0, self.strike - self.price), True, False, {}
+        self.price *= UP if self.np_random.random() < self.p_up else DOWN
+        self.left -= 1
+        return self._observed(), 0.0, self.left == 0, False, {}
+
+    def _observed(self) -> np.ndarray:
+        return np.array([self.price, self.left], np.float32)
+
+
+def american_put_tree(start: np.ndarray, p_up: float = 0.5, strike: float = 100.0, stages: int = STAGES) -> FiniteMDP:
+    """The put as an exact finite model, a copy for each start price `[...]`: state j < `stages` is "j rises so far", the last is "ended".
+
+    At stage h the price is start 1.02^j 0.98^(h - j). Actions and payoffs are those of `AmericanPut`.
+    """
+    _check_put(p_up, strike, stages)
+    start = np.asarray(start, np.float64)
+    ended = stages  # a state beside 0 .. stages - 1 rises: after the last move nothing is left to decide
+    transition = np.zeros((stages, ended + 1, 2, ended + 1))
+    rises = np.arange(ended)
+    transition[:, rises, 0, rises] = 1.0 - p_up
+    transition[:, rises[:-1], 0, rises[1:]] = p_up
+    transition[:, ended - 1, 0, ended] = p_up  # reached only with the last move
+    transition[:, :, 1, ended] = transition[:, ended, :, ended] = 1.0
+    reward = np.zeros((*start.shape, stages, ended + 1, 2))
+    h = np.arange(stages)[:, None]
+    reward[..., :ended, 1] = np.maximum(0.0, strike - put_price(start[..., None, None], h, rises))
+    initial = np.zeros((*start.shape, ended + 1))
+    initial[..., 0] = 1.0
+    return FiniteMDP(np.broadcast_to(transition, (*start.shape, *transition.shape)), reward, initial)
+
+
+def put_price(start: np.ndarray, h: np.ndarray | int, rises: np.ndarray | int) -> np.ndarray:
+    """The price after h moves, `rises` of them up (what cannot be, more rises than moves, has a price too, and is never reached)."""
+    return start * np.power(UP, rises) * np.power(DOWN, np.subtract(h, rises, dtype=np.float64))
+
+
+def put_prices(n: int, horizon: int, p_up: float, rng: np.random.Generator) -> np.ndarray:
+    """n price paths of an option that is held, `[n, horizon + 1]`."""
+    moves = np.where(rng.random((n, horizon)) < p_up, UP, DOWN)
+    return rng.uniform(LOWEST_START, HIGHEST_START, (n, 1)) * np.concatenate([np.ones((n, 1)), moves.cumprod(-1)], -1)
+
+
+def _check_put(p_up: float, strike: float, stages: int) -> None:
+    if not 0.0 <= p_up <= 1.0:
+        raise ConfigError(f"p_up is {p_up}: a probability lies between 0 and 1.")
+    if not 0.0 < strike < np.inf:
+        raise ConfigError(f"strike is {strike}: a price is positive.")
+    if stages < 1:
+        raise ConfigError(f"stages is {stages}: there is at least one moment to decide at.")
+
+
+# --- features of a number ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -100,9 +153,3 @@ class Tents:
         """`[...]` to `[..., n]`."""
         grid = self.low + self.width * np.arange(self.n)
         return np.maximum(0.0, 1.0 - np.abs(np.asarray(x, np.float64)[..., None] - grid) / self.width)
-
-
-def put_prices(n: int, horizon: int, p_up: float, rng: np.random.Generator) -> np.ndarray:
-    """n price paths of an option that is held, `[n, horizon + 1]`."""
-    moves = np.where(rng.random((n, horizon)) < p_up, 1.02, 0.98)
-    return rng.uniform(95.0, 105.0, (n, 1)) * np.concatenate([np.ones((n, 1)), moves.cumprod(-1)], -1)

@@ -12,13 +12,75 @@ Where the one-dimensional problem is piecewise smooth, it is solved at all its k
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from surefoot.errors import ConfigError
 
+ROUNDING = 1e-13  # of a variance, as a share of the mean square: below it there is none
+UNDERFLOW = 1e-200
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
+
+
+Objective = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""`objective(a, E min(V, a), E min(V, a)^2)`, elementwise."""
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """E min(V, a) and E min(V, a)^2 as functions of a, which are A + B a and C + B a^2 between neighbouring values."""
+
+    before: np.ndarray  # [..., n + 1] A: the weighted sum of the values below the piece
+    square: np.ndarray | None  # [..., n + 1] C: the same of their squares, if they are needed
+    beyond: np.ndarray  # [..., n + 1] B: the weight above it
+    left: np.ndarray  # [..., n + 1] where each piece begins and
+    right: np.ndarray  # [..., n + 1] ends, within the range of a (outside it a piece ends before it begins)
+    low: np.ndarray  # [..., 1] where the range begins and
+    high: np.ndarray  # [..., 1] ends
+    at_high: tuple[np.ndarray, np.ndarray]  # [..., 1] both means there
+
+    @staticmethod
+    def of(
+        weights: np.ndarray,
+        values: np.ndarray,
+        v_min: float | np.ndarray | None,
+        v_max: float | np.ndarray | None,
+        squares: bool = True,
+    ) -> _Pieces:
+        """Pieces of weights and values `[..., n]` over a in [v_min, v_max] `[...]` (None: the range of each row's values)."""
+        order = np.argsort(values, -1)
+        v = np.take_along_axis(values, order, -1)
+        low = v[..., :1] if v_min is None else np.asarray(v_min, np.float64)[..., None]
+        high = np.maximum(v[..., -1:] if v_max is None else np.asarray(v_max, np.float64)[..., None], low)
+        left = np.concatenate([np.full_like(v[..., :1], -np.inf), v], -1)
+        right = np.concatenate([v, np.full_like(v[..., :1], np.inf)], -1)
+        shape = np.broadcast_shapes(weights.shape, values.shape)
+        w = np.take_along_axis(np.broadcast_to(weights, shape), np.broadcast_to(order, shape), -1)
+        first, above = w * v, _cumulated(w)
+        above = above[..., -1:] - above  # exactly 0 above the largest
+        square = _cumulated(first * v) if squares else None
+        most = np.minimum(v, high)
+        ends = (w * most).sum(-1, keepdims=True), (w * most**2).sum(-1, keepdims=True) if squares else np.zeros(1)
+        return _Pieces(_cumulated(first), square, above, np.maximum(left, low), np.minimum(right, high), low, high, ends)
+
+    def moments(self, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """E min(V, a) and E min(V, a)^2 (0 if squares are not needed) at one a `[..., n + 1]` in each piece."""
+        below = self.beyond * a
+        return self.before + below, np.zeros(1) if self.square is None else self.square + below * a
+
+    def largest(self, objective: Objective, *stationary: np.ndarray) -> np.ndarray:
+        """Largest value, `[...]`, where pieces within the range begin, at the end of the range, and at points that lie in their pieces."""
+        within = self.left <= self.right
+        best = objective(self.high, *self.at_high)[..., 0]
+        for k, at in enumerate((self.left, *stationary)):
+            inside = within if k == 0 else within & (at > self.left) & (at < self.right)  # NaN compares false
+            a = np.where(inside, at, 0.0)  # elsewhere the formula is that of another piece
+            best = np.maximum(best, np.where(inside, objective(a, *self.moments(a)), -np.inf).max(-1))
+        return best
 
 
 # --- penalised: inf_mu E_mu V + lam D(mu || p) ------------------------------------------------------------------------
@@ -32,70 +94,94 @@ def penalised_tv(weights: np.ndarray, values: np.ndarray, lam: float, v_min: flo
 
 
 def penalised_kl(weights: np.ndarray, values: np.ndarray, lam: float, v_max: float | np.ndarray | None = None) -> np.ndarray:
-    """-lam log E exp(-V / lam), `[...]`, from values shifted by their minimum so that nothing underflows.
+    """-lam log E exp(-V / lam), `[...]`, from values shifted by the least that has weight, so that nothing underflows.
 
-    `v_max`: the estimate of the expectation is floored at exp(-v_max / lam), which it is above for any distribution of values up to
-    v_max; without one (weights that are probabilities) nothing is floored.
+    At most `v_max` (None: the largest of `values`), which is what flooring the estimated mean at exp(-v_max / lam) comes to: the mean of
+    a distribution of such values lies above it, a regression's may even be negative.
     """
     _check_positive(lam, "lam")
     least = values.min(-1, keepdims=True)
     mean = (weights * np.exp((least - values) / lam)).sum(-1)
-    if v_max is not None:
-        mean = np.maximum(mean, np.exp((least[..., 0] - v_max) / lam))
-    return least[..., 0] - lam * np.log(mean)
+    if (np.abs(mean) < UNDERFLOW).any():  # the least value has no weight in some row: shift by the least that has
+        v = np.broadcast_to(values, np.broadcast_shapes(weights.shape, values.shape))
+        weighted = np.where(weights != 0.0, v, np.inf).min(-1, keepdims=True)
+        least = np.where(np.isfinite(weighted), weighted, least)
+        mean = (weights * np.exp(np.minimum(least - v, 0.0) / lam)).sum(-1)
+    highest = values.max(-1) if v_max is None else np.asarray(v_max)
+    found = least[..., 0] - lam * np.log(np.where(mean > 0.0, mean, 1.0))
+    return np.where(mean > 0.0, np.minimum(found, highest), highest)
 
 
 def penalised_chi2(
-    weights: np.ndarray, values: np.ndarray, lam: float, v_min: float | None = None, v_max: float | None = None
+    weights: np.ndarray,
+    values: np.ndarray,
+    lam: float,
+    v_min: float | np.ndarray | None = None,
+    v_max: float | np.ndarray | None = None,
 ) -> np.ndarray:
     """sup_a z(a) + (z(a)^2 - z2(a)) / (4 lam), z = E min(V, a), z2 = E min(V, a)^2, over a in [v_min, v_max], `[...]`.
 
     Between neighbouring values z is A + B a and z2 is C + B a^2, so the objective is a quadratic there, stationary at
-    a = (A + 2 lam) / (1 - B). The range is that of `values` if none is given.
+    a = (A + 2 lam) / (1 - B). The range is that of each row's `values` if none is given.
     """
     _check_positive(lam, "lam")
-    w, v, low, high = _sorted(weights, values, v_min, v_max)
-    before, square = _cumulated(w * v), _cumulated(w * v * v)  # A, C on the n + 1 segments
-    beyond = w.sum(-1, keepdims=True) - _cumulated(w)  # B
-    left = np.concatenate([np.full_like(v[..., :1], -np.inf), v], -1)
-    right = np.concatenate([v, np.full_like(v[..., :1], np.inf)], -1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        stationary = np.nan_to_num((before + 2.0 * lam) / (1.0 - beyond), nan=low, posinf=high, neginf=low)
-    best = np.full(before.shape[:-1], -np.inf)
-    for a in (np.maximum(left, low), stationary, np.minimum(right, high)):
-        inside = np.clip(a, np.maximum(left, low), np.minimum(right, high))
-        z, z2 = before + beyond * inside, square + beyond * inside**2
-        usable = np.maximum(left, low) <= np.minimum(right, high)
-        best = np.maximum(best, np.where(usable, z + (z * z - z2) / (4.0 * lam), -np.inf).max(-1))
-    return best
+    pieces = _Pieces.of(weights, values, v_min, v_max)
+    with np.errstate(all="ignore"):
+        stationary = (pieces.before + 2.0 * lam) / (1.0 - pieces.beyond)
+
+    return pieces.largest(lambda a, z, z2: z + (z * z - z2) / (4.0 * lam), stationary)
 
 
 # --- constrained: inf { E_mu V : D(mu || p) <= rho } ------------------------------------------------------------------
 
 
 def constrained_tv(
-    weights: np.ndarray, values: np.ndarray, rho: float | np.ndarray, v_min: float | None = None, v_max: float | None = None
+    weights: np.ndarray,
+    values: np.ndarray,
+    rho: float | np.ndarray,
+    v_min: float | np.ndarray | None = None,
+    v_max: float | np.ndarray | None = None,
 ) -> np.ndarray:
     """sup_a E min(V, a) - rho (a - v_min) over a in [v_min, v_max], `[...]`: piecewise linear, so attained at a value or an end."""
-    rho = _check_radius(rho)
-    w, v, low, high = _sorted(weights, values, v_min, v_max)
-    a = np.concatenate([np.full_like(v[..., :1], low), np.clip(v, low, high), np.full_like(v[..., :1], high)], -1)
-    before, beyond = _cumulated(w * v), w.sum(-1, keepdims=True) - _cumulated(w)
-    below = np.zeros_like(a)  # E min(V, a) at a = low, at every value, and at high
-    for j, at in ((slice(0, 1), low), (slice(-1, None), high)):
-        below[..., j] = (w * np.minimum(v, at)).sum(-1, keepdims=True)
-    below[..., 1:-1] = before[..., 1:] + beyond[..., 1:] * v
-    outside = (v < low) | (v > high)
-    objective = below - rho[..., None] * (a - low)
-    objective[..., 1:-1] = np.where(outside, -np.inf, objective[..., 1:-1])
-    return objective.max(-1)
+    rho = _check_radius(rho)[..., None]
+    pieces = _Pieces.of(weights, values, v_min, v_max, squares=False)
+    return pieces.largest(lambda a, z, z2: z - rho * (a - pieces.low))
+
+
+def constrained_chi2(
+    weights: np.ndarray,
+    values: np.ndarray,
+    rho: float | np.ndarray,
+    v_min: float | np.ndarray | None = None,
+    v_max: float | np.ndarray | None = None,
+) -> np.ndarray:
+    """sup_a z - sqrt(rho (z2 - z^2)) over a in [v_min, v_max] (z, z2 as in `penalised_chi2`), `[...]` (Iyengar 2005).
+
+    Where z = A + B a and z2 = C + B a^2 it is stationary at the roots of B (1 - B) a^2 - 2 A B a + C - A^2 = rho ((1 - B) a - A)^2. A
+    regression's variance z2 - z^2 may be negative; it counts as 0, and where it becomes so (rho = 0 above) is a kink.
+    """
+    rho = _check_radius(rho)[..., None]
+    pieces = _Pieces.of(weights, values, v_min, v_max)
+    first, beyond, second, rest = pieces.before, pieces.beyond, pieces.square, 1.0 - pieces.beyond
+    assert second is not None
+
+    def crossings(rho: np.ndarray | float) -> tuple[np.ndarray, ...]:
+        slope = beyond - rho * rest
+        return _roots(rest * slope, -first * slope, second - (1.0 + rho) * first**2)
+
+    def objective(a: np.ndarray, z: np.ndarray, z2: np.ndarray) -> np.ndarray:
+        variance = z2 - z * z
+        return z - np.sqrt(rho * np.where(variance > ROUNDING * np.abs(z2), variance, 0.0))
+
+    return pieces.largest(objective, *crossings(rho), *crossings(0.0))
 
 
 def constrained_kl(weights: np.ndarray, values: np.ndarray, rho: float | np.ndarray, *, floor: float = 1e-6) -> np.ndarray:
-    """sup_{a > 0} -a log E exp(-V / a) - a rho, `[...]`, by golden sections in log a (it is concave in a for probabilities).
+    """sup_{a > 0} -a log E exp(-V / a) - a rho, `[...]`, by golden sections in log a around the best of a grid.
 
-    As in the official code the mean is 1 + E (exp((v_min - V) / a) - 1), so that a regression that has seen nothing gives v_min, and it
-    is floored, as a regression's may be negative. rho = 0 is E V.
+    For probabilities it is concave in a, for the weights of a regression it need not be, hence the grid. As in the official code the
+    mean is 1 + E (exp((v_min - V) / a) - 1), so that a regression that has seen nothing gives v_min, and it is floored, as a
+    regression's may be negative. rho = 0 is E V.
     """
     rho = _check_radius(rho)
     least = values.min(-1, keepdims=True)
@@ -107,8 +193,10 @@ def constrained_kl(weights: np.ndarray, values: np.ndarray, rho: float | np.ndar
         return least[..., 0] - a * np.log(np.maximum(mean, floor)) - a * rho
 
     shape = np.broadcast_shapes(weights.shape, values.shape)[:-1]
-    found = golden_section(objective, np.full(shape, np.log(1e-4 * spread)), np.full(shape, np.log(1e6 * spread)))
-    best = np.maximum(objective(found), least[..., 0])  # a -> 0
+    grid = np.log(spread) + np.log(10.0) * np.linspace(-4.0, 6.0, 41)
+    best_of_grid = np.argmax([objective(np.full(shape, log_a)) for log_a in grid], 0)
+    found = golden_section(objective, grid[np.maximum(best_of_grid - 1, 0)], grid[np.minimum(best_of_grid + 1, len(grid) - 1)], 40)
+    best = np.maximum(np.maximum(objective(found), objective(grid[best_of_grid])), least[..., 0])  # the last: a -> 0
     return np.where(rho == 0.0, (weights * values).sum(-1), best)
 
 
@@ -129,29 +217,11 @@ def golden_section(objective: Callable[[np.ndarray], np.ndarray], low: np.ndarra
     return 0.5 * (low + high)
 
 
-def nelder_mead(objective: Callable[[int, float], float], rows: int, v_max: float) -> np.ndarray:
-    """Largest value of `objective(row, a)` over a in [0, v_max] for each row, `[rows]`, from v_max / 2, as the official code searches.
-
-    It may stop at a local maximum; what this package uses is exact, and this is here to compare with.
-    """
-    found = np.empty(rows)
-    for i in range(rows):
-        search = minimize(lambda a, i=i: -objective(i, float(a[0])), [v_max / 2.0], method="Nelder-Mead", bounds=[(0.0, v_max)])
-        found[i] = -search.fun
-    return found
-
-
-def _sorted(
-    weights: np.ndarray, values: np.ndarray, v_min: float | None, v_max: float | None
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Weights and values `[..., n]` in order of the values, and the range of a."""
-    low = float(values.min()) if v_min is None else float(v_min)
-    high = max(float(values.max()) if v_max is None else float(v_max), low)
-    order = np.argsort(values, -1)
-    v = np.take_along_axis(values, order, -1)
-    shape = np.broadcast_shapes(weights.shape, values.shape)
-    w = np.take_along_axis(np.broadcast_to(weights, shape), np.broadcast_to(order, shape), -1)
-    return w, np.broadcast_to(v, shape), low, high
+def _roots(a: np.ndarray, half_b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Real roots of a x^2 + 2 half_b x + c, and that of the equation without its square; NaN or far off where there is none."""
+    with np.errstate(all="ignore"):
+        root = np.sqrt(half_b**2 - a * c)
+        return (-half_b - root) / a, (-half_b + root) / a, -0.5 * c / half_b
 
 
 def _cumulated(x: np.ndarray) -> np.ndarray:

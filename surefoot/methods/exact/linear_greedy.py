@@ -13,7 +13,7 @@ from surefoot.data.spec import Discrete, Spec
 from surefoot.envs.robust import Tents
 from surefoot.errors import ConfigError, PolicyError, UnknownNameError
 from surefoot.methods.exact.logged_features import FeatureMap
-from surefoot.methods.exact.r2pvi import LinearPlan, R2PVIConfig, pessimistic
+from surefoot.methods.exact.r2pvi import LinearPlan, R2PVIConfig, ordered, pessimistic
 from surefoot.methods.exact.ridge import Gram
 from surefoot.policies.base import Memory, Policy, check_member
 
@@ -44,11 +44,33 @@ class BlockFeatures:
         return dict(vars(self))
 
 
+class KnownRamp:
+    """The value max(0, intercept + slope x) of one action, x an entry of the state, known and not to be learned: an option's exercise.
+
+    For `episodes_of(..., known=...)` and `policy_of(..., known=...)`; unlike a Python function it is saved with the policy. NaN, which
+    is to say learned, for the other actions.
+    """
+
+    def __init__(self, actions: int, action: int, intercept: float, slope: float = -1.0, coordinate: int = 0):
+        if not 0 <= action < actions:
+            raise ConfigError(f"action is {action}: the {actions} actions are numbered from 0.")
+        self.actions, self.action, self.intercept, self.slope, self.coordinate = actions, action, intercept, slope, coordinate
+
+    def __call__(self, h: int, states: np.ndarray) -> np.ndarray:
+        """`[n, S]` to `[n, A]`; the same at every stage."""
+        values = np.full((len(states), self.actions), np.nan)
+        values[:, self.action] = np.maximum(0.0, self.intercept + self.slope * states[:, self.coordinate])
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
 class LinearGreedy(Policy):
-    """argmax_a Q_h(obs, a), the first among equals; memory is the stage, and from the last one on it stays there.
+    """argmax_a Q_h(obs, a), by the plan's `scores`; memory is the stage, and from the last one on it stays there.
 
     `features` that are a plain function act, but cannot be saved: use `BlockFeatures`. `known(h, states) -> [n, A]` gives values that are
-    known (NaN for the others), as in learning; a policy with them cannot be saved either.
+    known (NaN for the others), as in learning; a policy with a plain function cannot be saved either: use `KnownRamp`.
     """
 
     differentiable = False
@@ -74,7 +96,7 @@ class LinearGreedy(Policy):
         return {"stage": memory["stage"] + 1}
 
     def decide(self, obs: Tensor, memory: Memory = None) -> Tensor:
-        """Values `[*copies, n, A]` at the stages of the memory (stage 0 without one)."""
+        """Scores `[*copies, n, A]` at the stages of the memory (stage 0 without one), whose largest is the value of the state."""
         flat = self.flat(obs).double().cpu().numpy()
         stage = np.zeros(flat.shape[:-1], np.int64) if memory is None else memory["stage"].cpu().numpy()
         stage = np.minimum(stage, self.w.shape[-2] - 1)
@@ -88,15 +110,12 @@ class LinearGreedy(Policy):
         return self.decide(obs)
 
     def _values(self, h: int, states: np.ndarray) -> np.ndarray:
-        """Q_h `[*copies, n, A]` of states `[*copies, n, S]`."""
+        """Scores at stage h `[*copies, n, A]` of states `[*copies, n, S]`."""
         rows = states.reshape(-1, states.shape[-1])
         phi = np.asarray(self.features(h, rows)).reshape(*states.shape[:-1], self.spec.n_actions, -1)
         w, factor = self.w[..., h, :].numpy(), self.factors[..., h, :, :].numpy()
-        q = pessimistic(phi, w, Gram(factor), float(self.cap[h]), self.settings)
-        if self.known is None:
-            return q
-        known = np.asarray(self.known(h, rows)).reshape(q.shape)
-        return np.where(np.isnan(known), q, known)
+        known = None if self.known is None else np.asarray(self.known(h, rows)).reshape(phi.shape[:-1])
+        return ordered(pessimistic(phi, w, Gram(factor), self.settings), float(self.cap[h]), self.settings, known)
 
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
@@ -116,20 +135,28 @@ class LinearGreedy(Policy):
 
     def config(self) -> dict[str, Any]:
         """Raises PolicyError for features or known values that are code."""
-        if not isinstance(self.features, BlockFeatures) or self.known is not None:
-            raise PolicyError("a policy whose features (or known values) are a Python function cannot be saved: use BlockFeatures.")
-        settings = {"beta": self.settings.beta, "penalty": self.settings.bonus}
-        return {"shape": list(self.w.shape), "features": self.features.to_json(), "settings": settings}
+        if not isinstance(self.features, BlockFeatures):
+            raise PolicyError("a policy whose features are a Python function cannot be saved: use BlockFeatures.")
+        if self.known is not None and not isinstance(self.known, KnownRamp):
+            raise PolicyError("a policy whose known values are a Python function cannot be saved: use KnownRamp.")
+        settings = {"beta": self.settings.beta, "penalty": self.settings.bonus, "floor": self.settings.floor}
+        known = None if self.known is None else self.known.to_json()
+        return {"shape": list(self.w.shape), "features": self.features.to_json(), "settings": settings, "known": known}
 
     @staticmethod
     def rebuild(
-        spec: Spec, copies: tuple[int, ...], shape: Sequence[int], features: Mapping[str, Any], settings: Mapping[str, Any]
+        spec: Spec,
+        copies: tuple[int, ...],
+        shape: Sequence[int],
+        features: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        known: Mapping[str, Any] | None = None,
     ) -> LinearGreedy:
         """One of the described structure, with numbers of no meaning."""
         *lead, horizon, d = shape
         grams = tuple(Gram(np.zeros((*lead, d, d))) for _ in range(horizon))
         plan = LinearPlan(np.zeros(tuple(shape)), grams, np.zeros(horizon), R2PVIConfig(**settings))
-        return LinearGreedy(plan, BlockFeatures(**features), spec)
+        return LinearGreedy(plan, BlockFeatures(**features), spec, None if known is None else KnownRamp(**known))
 
 
 def policy_of(

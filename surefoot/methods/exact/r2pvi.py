@@ -12,12 +12,12 @@ The baselines are here too: PEVI (Jin, Yang, Wang, arXiv 2012.15085; no adversar
 and DRPVI (Liu and Xu, arXiv 2402.15399; an adversary within a `radius`) is a divergence with a radius. Stages are 0 .. H-1.
 
 Departures: the official code's penalty, beta sqrt(sum_i phi_i^2 [Lambda^{-1}]_ii), is the option "quadratic"; chi-square and total
-variation balls are solved exactly, where the code searches (one of its files minimises what is to be maximised).
+variation balls are solved exactly, where the code searches (one of its files minimises what is to be maximised). Among actions that
+the clip makes equal the policy takes the one whose value was the largest before it (the paper leaves it open; see `ordered`).
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -26,6 +26,7 @@ import numpy as np
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.methods.exact import divergences as dv
+from surefoot.methods.exact.constrained import Radius, chi2_objective, radius_at, searched, worst_within
 from surefoot.methods.exact.logged_features import FeaturedEpisodes
 from surefoot.methods.exact.ridge import Gram
 from surefoot.progress import watched
@@ -40,8 +41,8 @@ class R2PVIConfig:
     """How the adversary's changes are measured; none is PEVI."""
     lam: float = 0.1
     """Price of a change: small is a strong adversary. Compare with what can be earned in an episode."""
-    radius: float | tuple[float, ...] | np.ndarray | None = None
-    """Within which changes are free instead (DRPVI, tv or kl): one number, or [d] or [H, d]."""
+    radius: Radius | None = None
+    """Within which changes are free instead (DRPVI): one number, or [d] or [H, d]."""
     beta: float = 1.0
     """Pessimism: multiplies the uncertainty of each estimate."""
     ridge: float = 0.1
@@ -56,6 +57,8 @@ class R2PVIConfig:
     """Least value of any state, seen or not (0: there may be a state of failure); none: the least that is seen."""
     tight_floor: bool = False
     """Floor KL's estimates at the largest value seen instead of the largest possible one (valid, and less optimistic)."""
+    floor: bool = True
+    """Raise values below 0 to 0, as the paper does and its official code does not."""
     search: bool = False
     """Search as the official code does (Nelder-Mead) where this code enumerates: to compare with."""
 
@@ -71,10 +74,8 @@ class R2PVIConfig:
             raise ConfigError(f"v_max is {self.v_max}: it must be positive.")
         if not 0.0 <= self.beta < np.inf:
             raise ConfigError(f"beta is {self.beta}: pessimism is not negative.")
-        if self.radius is not None and self.divergence not in ("tv", "kl"):
-            raise ConfigError(
-                f"radius is given with divergence {self.divergence!r}: worst cases within a radius are there for 'tv' and 'kl'."
-            )
+        if self.radius is not None and self.divergence == "none":
+            raise ConfigError("radius is given with divergence 'none': say in which divergence it is measured ('tv', 'kl' or 'chi2').")
 
     @property
     def bonus(self) -> Penalty:
@@ -89,6 +90,7 @@ class LinearPlan:
     gram: tuple[Gram, ...]  # one a stage
     cap: np.ndarray  # [H] most that can be earned from each stage on
     config: R2PVIConfig
+    warnings: tuple[str, ...] = ()  # how the data break what the guarantees assume
 
     @property
     def horizon(self) -> int:
@@ -96,38 +98,77 @@ class LinearPlan:
 
     def q(self, h: int, phi: np.ndarray) -> np.ndarray:
         """Robust, pessimistic values `[..., n, A]` at stage h of features `[..., n, A, d]` (their leading axes are the copies')."""
-        return pessimistic(phi, self.w[..., h, :], self.gram[h], float(self.cap[h]), self.config)
+        return q_values(phi, self.w[..., h, :], self.gram[h], float(self.cap[h]), self.config)
+
+    def scores(self, h: int, phi: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """`q`, but telling actions apart that the clip makes equal (see `ordered`); `known` `[..., n, A]`: see `episodes_of`."""
+        return ordered(self.linear(h, phi), float(self.cap[h]), self.config, known)
+
+    def greedy(self, h: int, phi: np.ndarray) -> np.ndarray:
+        """The policy's actions, `[..., n]`."""
+        return self.scores(h, phi).argmax(-1)
+
+    def value(self, h: int, phi: np.ndarray) -> np.ndarray:
+        """What they are worth at least, `[..., n]`: the estimate of the robust value, less the doubt about it."""
+        return self.q(h, phi).max(-1)
+
+    def linear(self, h: int, phi: np.ndarray) -> np.ndarray:
+        """phi^T w_h - Gamma_h before it is clipped, `[..., n, A]`."""
+        return pessimistic(phi, self.w[..., h, :], self.gram[h], self.config)
 
 
-def pessimistic(phi: np.ndarray, w: np.ndarray, gram: Gram, cap: float, config: R2PVIConfig) -> np.ndarray:
-    """clip(phi^T w - Gamma, 0, cap), `[..., n, A]`, of features `[..., n, A, d]` and weights `[..., d]`."""
-    linear = (phi * w[..., None, None, :]).sum(-1)
-    return np.clip(linear - config.beta * uncertainty(gram, phi, config.bonus), 0.0, cap)
+def q_values(phi: np.ndarray, w: np.ndarray, gram: Gram, cap: float, config: R2PVIConfig) -> np.ndarray:
+    """Q = clip(phi^T w - Gamma, 0, cap), `[..., n, A]`."""
+    return clipped(pessimistic(phi, w, gram, config), cap, config)
+
+
+def pessimistic(phi: np.ndarray, w: np.ndarray, gram: Gram, config: R2PVIConfig) -> np.ndarray:
+    """phi^T w - Gamma, `[..., n, A]`, of features `[..., n, A, d]` and weights `[..., d]`."""
+    return (phi * w[..., None, None, :]).sum(-1) - config.beta * uncertainty(gram, phi, config.bonus)
+
+
+def clipped(linear: np.ndarray, cap: float, config: R2PVIConfig) -> np.ndarray:
+    """Q: within [0, cap], or at most the cap without a floor."""
+    return np.clip(linear, 0.0 if config.floor else -np.inf, cap)
+
+
+def ordered(linear: np.ndarray, cap: float, config: R2PVIConfig, known: np.ndarray | None = None) -> np.ndarray:
+    """Scores `[..., A]` whose largest is max_a Q, in the order of the values before the clip.
+
+    Where doubt outweighs all that can be hoped for, the clip makes every Q 0, and the first action would be as good as any: the order
+    of the actions would decide. The largest of the unclipped values is one of the largest clipped ones, so a policy that is greedy
+    for these scores is greedy for Q. Actions with a `known` value (not NaN) have that.
+    """
+    learned = np.ones(linear.shape, bool) if known is None else np.isnan(known)
+    best = np.max(linear, -1, keepdims=True, initial=-np.inf, where=learned)
+    best = np.where(np.isfinite(best), best, 0.0)
+    scores = linear + (clipped(best, cap, config) - best)
+    return scores if known is None else np.where(learned, scores, known)
 
 
 def uncertainty(gram: Gram, phi: np.ndarray, kind: Penalty) -> np.ndarray:
-    """Gamma / beta `[..., n, A]` of features `[..., n, A, d]`."""
+    """Gamma / beta `[..., n, A]`, never negative, of features `[..., n, A, d]`."""
     if kind == "elliptical":
         return gram.norm(phi)
     diagonal = gram.diagonal[..., None, None, :]
     if kind == "sum":
-        return (phi * np.sqrt(diagonal)).sum(-1)
+        return (np.abs(phi) * np.sqrt(diagonal)).sum(-1)  # phi itself wherever the model's assumptions hold
     return np.sqrt((phi * phi * diagonal).sum(-1))
 
 
 def r2pvi(episodes: FeaturedEpisodes, config: R2PVIConfig | None = None, theta: np.ndarray | None = None) -> LinearPlan:
     """Learn from featured episodes, whose leading axes are copies; `theta` `[H, d]` if rewards are known to be phi^T theta.
 
-    Features that break the linear model's assumptions are warned about. Raises DataError for rewards outside [0, r_max] and for
-    values that are not finite, ConfigError for a radius or theta of another shape.
+    How the features break the linear model's assumptions is said in the plan's `warnings`. Raises DataError for rewards outside
+    [0, r_max] and for values that are not finite, ConfigError for a radius or theta of another shape.
     """
     config = R2PVIConfig() if config is None else config
-    for warning in episodes.warnings():
-        warnings.warn(warning, stacklevel=2)
     _check_rewards(episodes, config)
     *copies, _, horizon, d = episodes.phi.shape
     if theta is not None and theta.shape != (horizon, d):
         raise ConfigError(f"theta has shape {theta.shape}: it must be {(horizon, d)}, the reward's weights at every stage.")
+    if theta is not None and not np.isfinite(theta).all():
+        raise ConfigError(f"theta{np.argwhere(~np.isfinite(theta))[0].tolist()} is not finite: it holds the reward's weights.")
     cap = np.full(horizon, config.v_max) if config.v_max is not None else config.r_max * np.arange(horizon, 0, -1.0)
     w = np.empty((*copies, horizon, d))
     grams: list[Gram] = []
@@ -137,10 +178,10 @@ def r2pvi(episodes: FeaturedEpisodes, config: R2PVIConfig | None = None, theta: 
         m = gram.weights(phi)  # [..., d, K]
         w[..., h, :] = theta[h] if theta is not None else (m @ episodes.reward[..., h, None])[..., 0]
         if h + 1 < horizon:
-            value = episodes.next_value(h, partial(pessimistic, w=w[..., h + 1, :], gram=grams[0], cap=float(cap[h + 1]), config=config))
+            value = episodes.next_value(h, partial(q_values, w=w[..., h + 1, :], gram=grams[0], cap=float(cap[h + 1]), config=config))
             w[..., h, :] += robust_values(m, value, config, h, float(cap[h + 1]), float(cap[0]))
         grams.insert(0, gram)
-    return LinearPlan(w, tuple(grams), cap, config)
+    return LinearPlan(w, tuple(grams), cap, config, episodes.warnings())
 
 
 def robust_values(m: np.ndarray, value: np.ndarray, config: R2PVIConfig, h: int, v_max: float, bound: float) -> np.ndarray:
@@ -150,53 +191,17 @@ def robust_values(m: np.ndarray, value: np.ndarray, config: R2PVIConfig, h: int,
     """
     v = value[..., None, :]
     if config.radius is not None:
-        return _constrained(m, v, config, h, v_max)
+        assert config.divergence != "none"  # the configuration has checked it
+        return worst_within(config.divergence, m, value, radius_at(config.radius, h, m.shape[-2]), v_max, search=config.search)
     if config.divergence == "tv":
         return dv.penalised_tv(m, v, config.lam, config.v_min)
     if config.divergence == "kl":
         return dv.penalised_kl(m, v, config.lam, v.max(-1) if config.tight_floor else bound)
     if config.divergence == "chi2":
         if config.search:
-            rows, values, shape = _flattened(m, value)
-            return dv.nelder_mead(lambda i, a: _chi2_at(rows[i], values[i], a, config.lam), len(rows), bound).reshape(shape)
+            return searched(chi2_objective, m, value, config.lam, bound)
         return dv.penalised_chi2(m, v, config.lam, 0.0, bound)
     return (m @ value[..., None])[..., 0]
-
-
-def _constrained(m: np.ndarray, v: np.ndarray, config: R2PVIConfig, h: int, v_max: float) -> np.ndarray:
-    """DRPVI's nu: the worst case within the radius."""
-    d = m.shape[-2]
-    radius = np.asarray(config.radius, np.float64)
-    if radius.shape not in ((), (d,)) and (radius.ndim != 2 or radius.shape[1] != d or h >= len(radius)):
-        raise ConfigError(f"radius has shape {radius.shape}: it must be one number, {(d,)}, or one row of {d} a stage.")
-    rho = np.broadcast_to(radius[h] if radius.ndim == 2 else radius, m.shape[:-1])
-    if config.search:
-        rows, values, shape = _flattened(m, v[..., 0, :])
-        at, flat = (_tv_at if config.divergence == "tv" else _kl_at), rho.reshape(-1)
-        return dv.nelder_mead(lambda i, a: at(rows[i], values[i], a, float(flat[i])), len(rows), v_max).reshape(shape)
-    return dv.constrained_tv(m, v, rho, 0.0, v_max) if config.divergence == "tv" else dv.constrained_kl(m, v, rho)
-
-
-# --- the official code's objectives, one row and one a at a time --------------------------------------------------------
-
-
-def _tv_at(w: np.ndarray, v: np.ndarray, a: float, rho: float) -> float:
-    return float(w @ np.minimum(v, a)) - rho * a
-
-
-def _kl_at(w: np.ndarray, v: np.ndarray, a: float, rho: float) -> float:
-    return 0.0 if a <= 0.0 else -a * float(np.log(max(1.0 + float(w @ np.expm1(-v / a)), 1e-6))) - rho * a
-
-
-def _chi2_at(w: np.ndarray, v: np.ndarray, a: float, lam: float) -> float:
-    z, z2 = float(w @ np.minimum(v, a)), float(w @ np.square(np.minimum(v, a)))
-    return z + (z * z - z2) / (4.0 * lam)
-
-
-def _flattened(m: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Rows `[n, K]`, the values of each `[n, K]`, and the shape of what is computed of them."""
-    shape = m.shape[:-1]
-    return m.reshape(-1, m.shape[-1]), np.broadcast_to(value[..., None, :], m.shape).reshape(-1, m.shape[-1]), shape
 
 
 def _check_rewards(episodes: FeaturedEpisodes, config: R2PVIConfig) -> None:

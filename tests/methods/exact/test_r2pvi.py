@@ -1,28 +1,29 @@
 """R2PVI: the card's numbers, its limits, tabular models by brute force, logs with early ends, policies that are saved and played."""
 
-import warnings
+import json
+import logging
 from dataclasses import replace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surefoot.cli import main
 from surefoot.data.log import Log
 from surefoot.data.spec import Continuous, Discrete
 from surefoot.envs import robust
 from surefoot.envs.finite import play, random_linear_mdp, random_mdp
-from surefoot.envs.robust import AmericanPut, Tents, perturbed_toy, toy_linear_mdp
+from surefoot.envs.robust import Tents, perturbed_toy, toy_linear_mdp
 from surefoot.errors import ConfigError, DataError, PolicyError
 from surefoot.evaluation.rollouts import rollout
 from surefoot.methods.exact import divergences
 from surefoot.methods.exact import r2pvi as module
-from surefoot.methods.exact.linear_greedy import BlockFeatures, policy_of
+from surefoot.methods.exact.linear_greedy import BlockFeatures, KnownRamp, policy_of
 from surefoot.methods.exact.logged_features import FeaturedEpisodes, episodes_of, featured
 from surefoot.methods.exact.planning import optimal_plan, policy_return
-from surefoot.methods.exact.r2pvi import R2PVIConfig, r2pvi, robust_values, uncertainty
+from surefoot.methods.exact.r2pvi import R2PVIConfig, clipped, ordered, r2pvi, robust_values, uncertainty
 from surefoot.methods.exact.ridge import Gram
 from surefoot.policies.saving import read_policy, save_policy
 
@@ -44,31 +45,9 @@ def greedy_policies(plan, features):
     """Greedy policies `[copies, H, S, A]` of a plan with copies, for a table of features `[H, S, A, d]`."""
     copies = plan.w.shape[:-2]
     shape = (*copies, *features.shape[1:])
-    q = np.stack([plan.q(h, np.broadcast_to(features[h], shape)) for h in range(plan.horizon)], len(copies))
-    return np.eye(features.shape[2])[q.argmax(-1)]
-
-
-# --- the toy world ----------------------------------------------------------------------------------------------------
-
-
-def test_values_of_the_toy():
-    world = toy_linear_mdp()
-    for first, later, expected in (
-        (15, 15, (1.624875, 1.124875, 0.624875)),
-        (0, 0, (0.460919, 0.360919, 0.260919)),
-        (0, 15, (1.324775, 1.224775, 1.124775)),
-    ):
-        policy = np.zeros((3, 5, 16))
-        policy[0, :, first] = policy[1:, :, later] = 1.0
-        for q, value in zip((0.0, 0.5, 1.0), expected, strict=True):
-            assert policy_return(perturbed_toy(world, q), policy) == pytest.approx(value, abs=1e-6)
-
-
-def test_bad_toys_are_refused():
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        toy_linear_mdp(delta=0.3, xi=0.5)
-    with pytest.raises(ConfigError, match="q is 2"):
-        perturbed_toy(toy_linear_mdp(), 2.0)
+    return np.eye(features.shape[2])[
+        np.stack([plan.greedy(h, np.broadcast_to(features[h], shape)) for h in range(plan.horizon)], len(copies))
+    ]
 
 
 # --- estimates --------------------------------------------------------------------------------------------------------
@@ -82,6 +61,10 @@ def test_regression_by_hand():
     np.testing.assert_allclose(nu["kl"], [0.587290, 0.821693], atol=1e-6)
     np.testing.assert_allclose(nu["chi2"], [0.616371, 0.965185], atol=1e-6)
     np.testing.assert_allclose(nu["none"], m @ NEXT)
+    at = np.minimum(NEXT, np.array([[1.0], [2.0]]))  # chi-square is attained at a = (1, 2)
+    z, z2 = (m * at).sum(-1), (m * at**2).sum(-1)
+    np.testing.assert_allclose(nu["chi2"], z + (z * z - z2) / 2.0, atol=1e-12)
+    np.testing.assert_allclose(Gram.of_features(PHI, 0.1).diagonal, [0.761952, 0.562749], atol=1e-6)
     searched = robust_values(m, NEXT, R2PVIConfig("chi2", search=True, **seen), 0, 2.0, 3.0)
     np.testing.assert_allclose(searched, nu["chi2"], atol=1e-4)
 
@@ -100,6 +83,7 @@ def test_the_papers_penalty_is_the_larger(seed):
     phi = rng.dirichlet(np.ones(4), (5, 3))
     large, small = uncertainty(gram, phi, "sum"), uncertainty(gram, phi, "quadratic")
     assert (large >= small - 1e-12).all() and (small >= 0.0).all()
+    assert (uncertainty(gram, phi - 0.3, "sum") >= 0.0).all()  # doubt is never negative, whatever the features
 
 
 def one_hot_episodes(seed=0, n=400):
@@ -125,6 +109,9 @@ def test_a_price_without_end_is_plain_value_iteration_and_none_leaves_nothing():
     )
     free = r2pvi(toy, R2PVIConfig("tv", beta=0.0, lam=1e-9, v_min=0.0), world.theta)
     np.testing.assert_allclose(free.w, np.broadcast_to(world.theta, free.w.shape), atol=1e-8)  # nothing that comes is worth anything
+    m = Gram.of_features(PHI, 0.1).weights(PHI)
+    least = robust_values(m, NEXT, R2PVIConfig("tv", lam=1e-9, v_min=None), 0, 2.0, 3.0)
+    np.testing.assert_allclose(least, 0.2 * m.sum(-1), atol=1e-8)  # V_min M 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,6 +185,48 @@ def test_the_search_of_the_official_code_agrees_where_it_does_not_get_stuck():
     radius[0, 3] = 0.1
     exact, searched = (r2pvi(episodes, R2PVIConfig("tv", radius=radius, search=on), world.theta) for on in (False, True))
     assert (exact.w >= searched.w - 1e-4).all() and np.median(np.abs(exact.w - searched.w)) < 1e-4
+
+
+# --- the clip ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_scores_are_greedy_for_q_and_worth_its_largest(seed, floor):
+    rng = np.random.default_rng(seed)
+    linear, config = rng.normal(rng.choice([-2.0, 1.0, 4.0]), 1.0, (6, 5)), R2PVIConfig(floor=floor)
+    scores, q = ordered(linear, 2.0, config), clipped(linear, 2.0, config)
+    np.testing.assert_allclose(scores.max(-1), q.max(-1), atol=1e-12)
+    np.testing.assert_allclose(np.take_along_axis(q, scores.argmax(-1)[:, None], -1)[:, 0], q.max(-1))
+    np.testing.assert_array_equal(scores.argsort(-1), linear.argsort(-1))
+    assert floor == bool((clipped(np.array([-1.0]), 2.0, config) == 0.0).all())
+
+
+def test_a_known_action_is_taken_where_it_is_better():
+    known = np.array([[np.nan, np.nan, 0.5]])
+    linear, config = np.array([[-3.0, -2.0, 9.0]]), R2PVIConfig()
+    assert ordered(linear, 2.0, config, known).argmax() == 2
+    assert ordered(linear, 2.0, config, known * 0.0).argmax() == 1  # a payoff of 0 is not better than the 0 of those learned
+    np.testing.assert_array_equal(ordered(linear, 2.0, config, np.array([[0.1, 0.3, 0.2]])), [[0.1, 0.3, 0.2]])
+
+
+def test_what_is_learned_does_not_depend_on_how_actions_are_numbered():
+    """In the toy total variation's values at the start are all 0 after the clip: nothing but the order would decide."""
+    world, episodes = toy_episodes(10)
+    config = R2PVIConfig("tv", penalty="quadratic")
+    plan, other = (r2pvi(x, config, world.theta) for x in (episodes, replace(episodes, next_phi=episodes.next_phi[..., ::-1, :])))
+    at_start = np.broadcast_to(world.features[0], (10, 5, 16, 4))
+    assert (plan.q(0, at_start)[:, 0] == 0.0).all()
+    here, there = plan.greedy(0, at_start)[:, 0], 15 - other.greedy(0, at_start[..., ::-1, :])[:, 0]
+    chance = world.features[0, 0, :, 3]
+    np.testing.assert_allclose(chance[here], chance[there])
+    np.testing.assert_array_equal(plan.value(0, at_start), plan.q(0, at_start).max(-1))
+
+
+def test_without_a_floor_values_may_be_negative():
+    world, episodes = toy_episodes(2)
+    at_start = np.broadcast_to(world.features[0], (2, 5, 16, 4))
+    assert r2pvi(episodes, R2PVIConfig("tv", floor=False), world.theta).q(0, at_start).min() < 0.0
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
@@ -277,34 +306,53 @@ def test_a_fleet_of_data_sets_is_a_fleet_of_policies():
     torch.testing.assert_close(policy.member(1)(torch.eye(3)), policy(obs)[1])
 
 
-def put_features(h, prices):
-    hold = Tents(80.0, 100 / 30, 30)(prices[:, 0])
+def put_features(h, states):
+    hold = Tents(80.0, 100 / 30, 30)(states[:, 0])
     return np.stack([hold, np.zeros_like(hold)], 1)
 
 
-def payoff(h, prices):
-    return np.stack([np.full(len(prices), np.nan), np.maximum(0.0, 100.0 - prices[:, 0])], -1)
+def held_puts(n=100, seed=0):
+    """Prices and stages left of puts that were held to the end, `[n, 21, 2]`."""
+    prices = robust.put_prices(n, 20, 0.5, np.random.default_rng(seed))
+    return np.stack([prices, np.broadcast_to(np.arange(20, -1, -1), prices.shape)], -1)
+
+
+PUT = R2PVIConfig("tv", lam=2.0, beta=0.1, ridge=1.0, v_max=40.0)
 
 
 def test_an_american_put_is_exercised_below_the_strike():
     """Learned from paths that were held to the end; the payoff of exercising is known."""
-    prices = robust.put_prices(100, 20, 0.5, np.random.default_rng(0))
-    episodes = featured(prices[..., None], np.zeros((100, 20), np.int64), np.zeros((100, 20)), put_features, known=payoff)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plan = r2pvi(episodes, R2PVIConfig("tv", lam=2.0, beta=0.1, ridge=1.0, v_max=40.0), theta=np.zeros((20, 30)))
-    policy = policy_of(plan, put_features, (1,), 2, payoff)
-    returns = rollout(policy, "surefoot/AmericanPut-v0", 400, seed=0).returns
-    assert returns.mean() > 1.8  # never exercising earns 0, exercising at once 1.25
-    with pytest.raises(PolicyError, match="cannot be saved"):
+    payoff = KnownRamp(2, 1, 100.0)
+    episodes = featured(held_puts(), np.zeros((100, 20), np.int64), np.zeros((100, 20)), put_features, known=payoff)
+    assert episodes.unseen == ()  # exercising was never done, but its value is known
+    plan = r2pvi(episodes, PUT, theta=np.zeros((20, 30)))
+    assert "do not sum to one (they sum to 0." in plan.warnings[0]  # prices below the grid
+    policy = policy_of(plan, put_features, (2,), 2, payoff)
+    assert rollout(policy, "surefoot/AmericanPut-v0", 400, seed=0).returns.mean() > 1.8  # never exercising earns 0, exercising at once 1.25
+    with pytest.raises(PolicyError, match="features are a Python function cannot be saved"):
         policy.config()
-    env = gym.make("surefoot/AmericanPut-v0", hold_only=True)
-    env.reset(seed=0)
-    assert env.step(1)[2] is False  # the right is kept
-    env = AmericanPut(p_up=1.0)
-    env.reset(seed=0)
-    before = env.price
-    assert env.step(0)[0][0] == pytest.approx(1.02 * before, rel=1e-6) and env.step(1)[2] is True
+    with pytest.raises(PolicyError, match="known values are a Python function cannot be saved"):
+        policy_of(plan, BlockFeatures(2), (2,), 2, lambda h, states: states).config()
+
+
+def test_a_put_of_a_log_is_saved_and_judged_by_the_ordinary_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    states = held_puts()
+    log = Log.from_arrays(
+        states[:, :-1].reshape(-1, 2), np.zeros(2000, np.int64), np.zeros(2000), states[:, 1:].reshape(-1, 2),
+        np.tile(np.arange(20) == 19, 100), action_space=Discrete(2),
+    )  # fmt: skip
+    features, payoff = BlockFeatures(2, "tents", low=60.0, width=4.0, n=26), KnownRamp(2, 1, 100.0)
+    policy = policy_of(r2pvi(episodes_of(log, features, 20, known=payoff), PUT), features, (2,), 2, payoff)
+    save_policy(policy, "put")
+    again, obs = read_policy("put"), torch.tensor([[90.0, 20.0], [99.0, 20.0], [110.0, 20.0]])
+    torch.testing.assert_close(again(obs), policy(obs))
+    env = ("--env", "surefoot/AmericanPut-v0", "--episodes", "50", "--json")
+    assert main(["evaluate", "put", *env]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["policies"]
+    assert row["mean"]["value"] > 1.25
+    assert main(["attack", "put", "--kind", "random", "--budgets", "0", "0.5", *env]) == 0
+    assert "0.5" in capsys.readouterr().out
 
 
 # --- misuse -----------------------------------------------------------------------------------------------------------
@@ -316,7 +364,7 @@ def test_an_american_put_is_exercised_below_the_strike():
         ({"divergence": "l2"}, "divergence is 'l2'"), ({"lam": 0.0}, "lam is 0"), ({"ridge": 0.0}, "ridge is 0"),
         ({"beta": -1.0}, "beta is -1"), ({"penalty": "none"}, "penalty is 'none'"), ({"r_max": 0.0}, "r_max is 0"),
         ({"v_max": -1.0}, "v_max is -1"),
-        ({"divergence": "chi2", "radius": 0.1}, "there for 'tv' and 'kl'"),
+        ({"divergence": "none", "radius": 0.1}, "radius is given with divergence 'none'"),
     ],
 )  # fmt: skip
 def test_settings_outside_their_range(settings, message):
@@ -328,6 +376,8 @@ def test_what_does_not_fit_is_named():
     world, episodes = toy_episodes(1)
     with pytest.raises(ConfigError, match=r"theta has shape \(2, 4\)"):
         r2pvi(episodes, theta=world.theta[:2])
+    with pytest.raises(ConfigError, match=r"theta\[0, 0\] is not finite"):
+        r2pvi(episodes, theta=world.theta * np.nan)
     with pytest.raises(ConfigError, match="radius has shape"):
         r2pvi(episodes, R2PVIConfig("tv", radius=(0.1, 0.2)), world.theta)
     reward = episodes.reward.copy()
@@ -344,11 +394,34 @@ def test_what_does_not_fit_is_named():
         replace(episodes, next_phi=episodes.next_phi[..., :2])
 
 
-def test_features_that_break_the_model_are_warned_about():
-    _, episodes = toy_episodes(1)
-    shifted = replace(episodes, phi=episodes.phi - 0.1)
-    with pytest.warns(UserWarning, match="have negative entries, down to -0.1"), pytest.warns(UserWarning, match="do not sum to one"):
-        r2pvi(shifted)
+def test_features_that_break_the_model_are_warned_about(caplog):
+    world, episodes = toy_episodes(1)
+    assert r2pvi(episodes, theta=world.theta).warnings == ()
+    negative, sums = r2pvi(replace(episodes, phi=episodes.phi - 0.1), theta=world.theta).warnings
+    assert "have negative entries, down to -0.1" in negative and "do not sum to one (they sum to 0.6 .. 0.6)" in sums
+    empty = episodes.phi.copy()
+    empty[0, 7, 1] = 0.0
+    (found,) = r2pvi(replace(episodes, phi=empty), theta=world.theta).warnings
+    assert "all 0, the first in episode 7 at stage 1" in found
+    log = own_log()
+    lazy = replace(log, packed=log.packed.clone(), action=Discrete(3))
+    with caplog.at_level(logging.WARNING, "surefoot"):
+        (unseen,) = r2pvi(episodes_of(lazy, BlockFeatures(3), 4)).warnings
+    assert "action 2 was never taken" in unseen and unseen in caplog.messages
+
+
+def test_steps_lead_where_the_log_says():
+    """Rows of an episode need not join: what was seen next is valued, what was seen is learned from."""
+    log = own_log()
+    rng = np.random.default_rng(1)
+    scrambled = np.eye(3)[rng.integers(3, size=len(log))]
+    t = log.transitions
+    apart = Log.from_arrays(
+        t.obs.numpy(), t.action.numpy(), t.reward.numpy(), scrambled, np.zeros(len(log)), log.ends, action_space=Discrete(2)
+    )
+    found = episodes_of(apart, BlockFeatures(2), 4)
+    np.testing.assert_array_equal(found.phi, episodes_of(log, BlockFeatures(2), 4).phi)
+    np.testing.assert_array_equal(found.next_phi[found.recorded][:, 0, :3], scrambled)
 
 
 def test_logs_that_cannot_be_used_are_named():
@@ -363,6 +436,16 @@ def test_logs_that_cannot_be_used_are_named():
         episodes_of(log, BlockFeatures(3), 4)
     with pytest.raises(DataError, match=r"must give \[n, actions, features\]"):
         episodes_of(log, lambda h, s: s, 4)
+    with pytest.raises(DataError, match=r"gives \(2, 6\) at stage 0, but \(2, 7\) at stage 1"):
+        episodes_of(log, lambda h, s: np.ones((len(s), 2, 6 + h)), 4)
+    with pytest.raises(DataError, match=r"known gave \(\d+, 3\)"):
+        episodes_of(log, features, 4, known=lambda h, s: s)
+    with pytest.raises(DataError, match="reward gave"):
+        episodes_of(log, features, 4, reward=lambda r: r[:3])
+    with pytest.raises(DataError, match="features and rewards must be finite"):
+        episodes_of(log, lambda h, s: features(h, s) * np.nan, 4)
+    with pytest.raises(ConfigError, match="action is 2: the 2 actions are numbered from 0"):
+        KnownRamp(2, 2, 100.0)
     continuous = replace(log, action=Continuous((-1.0,), (1.0,)))
     with pytest.raises(DataError, match="continuous actions"):
         episodes_of(continuous, features, 4)
