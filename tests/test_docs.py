@@ -99,7 +99,18 @@ def own_stages(folder: Path) -> None:
     write_log(Log.from_arrays(*arrays, action_space=Discrete(2)), folder / "my_stages.npz")
 
 
+def own_series(folder: Path) -> None:
+    import numpy as np
+
+    from surefoot.envs.state_space import simulate
+    from surefoot.envs.state_space_models import StochasticVolatility
+
+    returns = simulate(StochasticVolatility(0.95, 0.3, 0.7), 30)[1].flatten().numpy()
+    np.savetxt(folder / "my_series.csv", returns, header="return", comments="")
+
+
 NEEDS = {
+    "my_series.csv": own_series,
     "payments.parquet": own_payments,
     "my_stages.npz": own_stages,
     "my_log.npz": own_log,

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise UnknownNameError("bandit command", argv[0], COMMANDS)
     kind, command = COMMANDS[argv[0]]
-    options = tyro.cli(kind, args=argv[1:], prog=f"surefoot bandit {argv[0]}", description=kind.__doc__)
+    options: Any = tyro.cli(kind, args=argv[1:], prog=f"surefoot bandit {argv[0]}", description=kind.__doc__)
     result = command(options)
     if options.json:
         print(json.dumps(finite({"command": " ".join(["surefoot", "bandit", *argv])} | result), indent=2))

@@ -117,8 +117,7 @@ def evaluate_off_policy(
     """
     if log.propensity is None:
         raise ConfigError(f"{log.source} holds no propensities: fit them first (surefoot.evaluation.propensities.with_propensities).")
-    if clip is not None and not clip > 0.0:
-        raise ConfigError(f"clip is {clip}: the largest weight must be positive.")
+    check_clip(clip)
     target = check_policy(target, log)
     if q is not None and q.shape != target.shape:
         raise ConfigError(
@@ -145,6 +144,12 @@ def _all_terms(log: BanditLog, target: np.ndarray, w: np.ndarray, q: np.ndarray 
             terms["dm"] = dm_terms(target, q)
         terms[f"{prefix}dr"] = dr_terms(log.reward, w, target, q, log.action)
     return terms
+
+
+def check_clip(clip: float | None) -> None:
+    """Raises ConfigError unless the largest weight is positive."""
+    if clip is not None and not clip > 0.0:
+        raise ConfigError(f"clip is {clip}: the largest weight must be positive.")
 
 
 def check_policy(target: np.ndarray, log: BanditLog) -> np.ndarray:

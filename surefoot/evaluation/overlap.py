@@ -11,10 +11,10 @@ from surefoot.data.bandit_log import BanditLog
 FEW = 100.0  # effective rows below which an estimate is called weak
 LITTLE = 0.1  # share of effective rows below which it is
 HEAVY = 0.05  # share of all weight that one row may carry unmentioned
-SMALL = 0.001  # propensities below this are mentioned: such a row counts a thousand times
+SMALL = 0.0005  # propensities below this are mentioned: such a row counts two thousand times
 FAR = 4.0  # standard errors by which the mean weight may differ from 1 unmentioned
 SURE = 0.98  # a fitted probability above this is taken for no choice at all
-NOTICED = 0.005  # probabilities below this are not worth a sentence
+NOTICED = 0.005  # probabilities and shares below this are not worth a sentence
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def overlap(log: BanditLog, target: np.ndarray, w: np.ndarray, logger: np.ndarra
         lost = never | (sure[:, None] & (np.arange(log.K) != log.action[:, None]))
     else:
         sure = (logger.max(1) > SURE) & (log.available.sum(1) > 1)
-        lost = never | (logger < SMALL)
+        lost = never | (sure[:, None] & (logger <= 1.0 - SURE))
     unsupported = float((target * lost).sum() / n)
     wanted = target[np.arange(n), log.action] > 0.0
     chances = log.propensity[wanted] if logger is None else logger[(target > 0.0) & log.available]
@@ -73,7 +73,7 @@ def _warnings(log: BanditLog, target: np.ndarray, w: np.ndarray, found: Overlap,
             "the logger never chose at random: IPS and SNIPS say nothing about a policy that does otherwise, and DM and DR rest on the "
             "reward model alone"
         )
-    elif found.deterministic > 0.0:
+    elif found.deterministic > NOTICED:
         said.append(f"in {found.deterministic:.1%} of the rows the logger did not choose at random: other actions have no support there")
     wanted = [f"{log.actions[k]} ({target[:, k].mean():.1%})" for k in np.flatnonzero(never) if target[:, k].mean() > NOTICED]
     if wanted:
@@ -85,7 +85,7 @@ def _warnings(log: BanditLog, target: np.ndarray, w: np.ndarray, found: Overlap,
         said.append(f"the {n:,} rows count as {found.ess:,.0f} for this policy ({found.ess_share:.1%}): estimates from weights are weak")
     heaviest = found.largest_weight / (found.mean_weight * n)
     if heaviest > HEAVY:
-        said.append(f"one row carries {heaviest:.0%} of all weight (row {int(np.argmax(w))}): clip the weights, or trust DR more than IPS")
+        said.append(f"one row carries {heaviest:.0%} of all weight: clip the weights, or trust DR more than IPS")
     if found.smallest_propensity < SMALL:
         said.append(
             f"the policy takes actions whose propensity was as low as {found.smallest_propensity:.2g}: their rare rows count for very many"

@@ -29,8 +29,8 @@ from surefoot.errors import DataError, MissingExtraError
 from surefoot.evaluation.off_policy import folds
 from surefoot.progress import watched
 
-FLOOR = 1e-4
-"""Fitted probabilities of available actions are no smaller: a weight of ten thousand for an action that did happen is a misfit."""
+FLOOR = 1e-3
+"""Fitted probabilities of available actions are no smaller: a weight of many thousands for an action that did happen is a misfit."""
 
 GENERATIONS = 20  # up to so many are fitted one by one
 ROWS = 500  # if each has at least so many rows
