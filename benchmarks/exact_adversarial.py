@@ -10,7 +10,6 @@ The picture of regret is drawn from results/adversarial-mdp.json, or, where that
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.measuring import RESULTS, cpu_seconds, write
+from benchmarks.measuring import IMAGES, RESULTS, cpu_seconds, exponent, save_figure, write
 from surefoot.claims.adversarial_mdp import CLAIM, RATE, SMALL, panel
 from surefoot.envs.finite import LinearMDP, random_linear_mdp
 from surefoot.methods.exact.adversarial_mdp import AdversarialMDPConfig, Algorithm, RefinedLinearQ
@@ -31,7 +30,6 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullLocator
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = ROOT / "docs" / "images"
 REPEATS, AT_LEAST_S = 3, 0.02
 SIZES = {"states": (16, 32, 64, 128, 256), "actions": (4, 8, 16, 32, 64), "dimension": (8, 16, 32, 64, 128), "stages": (4, 8, 16, 32, 64)}
 AT = {"states": 32, "actions": 4, "dimension": 4, "stages": 3}  # what is held while another grows
@@ -86,12 +84,6 @@ def multiplications(axis: str, label: str) -> list[float]:
         expectation = (s * a) ** 2 * d if label == "Algorithm 2" else 0
         counts.append(float(h * (2 * s * s * a + 2 * s * a * d * d + d**3 + expectation)))
     return counts
-
-
-def exponent(sizes: Sequence[float], cost: Sequence[float]) -> float:
-    """Slope of log cost on log size over the larger half of the sizes, where overheads are small."""
-    half = len(sizes) // 2
-    return float(np.polyfit(np.log(sizes[half:]), np.log(cost[half:]), 1)[0])
 
 
 def exponent_rows(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
@@ -203,7 +195,8 @@ def plot_regret(scores: Mapping[str, Any], path: Path) -> None:
         axis.set_ylim(bottom=4.0)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="lower center", ncols=2, frameon=False, fontsize=9.5)
-    save(figure, path, below=0.17)
+    figure.tight_layout(rect=(0.0, 0.17, 1.0, 1.0))
+    save_figure(figure, path)
 
 
 def plot_growth(found: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
@@ -224,15 +217,8 @@ def plot_growth(found: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
     axes[0].set_ylabel("milliseconds per episode")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=9)
-    save(figure, path, below=0.09)
-
-
-def save(figure: Any, path: Path, below: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout(rect=(0.0, below, 1.0, 1.0))
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    print(f"wrote {path}", file=sys.stderr)
+    figure.tight_layout(rect=(0.0, 0.09, 1.0, 1.0))
+    save_figure(figure, path)
 
 
 def main(out: Path = RESULTS) -> None:

@@ -10,8 +10,6 @@ the last example at once; ours decides one at a time or a batch at once, and lea
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.measuring import RESULTS, cpu_seconds, write
+from benchmarks.beside import Peer
+from benchmarks.measuring import IMAGES, RESULTS, cpu_seconds, exponent, save_figure, write
 from surefoot.methods.exact.exploration import Explorer
 from surefoot.methods.exact.regression_oracles import Model, Oracle, oracle
 
@@ -28,7 +27,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = ROOT / "docs" / "images"
 PEER = ROOT / ".venv-peers" / "bin" / "python"
 POLICY = Explorer("igw", gamma=500.0)
 BATCH = 3000  # rows of a generation, as in the claim
@@ -69,33 +67,6 @@ class Ours:
         """The same, one round at a time."""
         contexts = [self.context[i % BATCH : i % BATCH + 1] for i in range(rounds)]
         return cpu_seconds(lambda: [POLICY.probabilities(self.model.predict(x)) for x in contexts])
-
-
-class Peer:
-    """Vowpal Wabbit in its own interpreter, which answers with the seconds it took."""
-
-    def __init__(self, python: Path):
-        command = [str(python), str(Path(__file__).with_name("peer_vw.py"))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.version = self._answer()
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().strip()
-        if not line:
-            raise RuntimeError("the peer stopped: its errors are above.")
-        return line
-
-    def run(self, mode: str, actions: int, features: int, examples: int) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{mode} {actions} {features} {examples}\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
 
 
 def rates(sides: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
@@ -164,12 +135,6 @@ def growth(peer: Peer | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def exponent(sizes: list[int], cost: list[float]) -> float:
-    """Slope of log cost on log size over the larger half of the sizes, where overheads are small."""
-    half = len(sizes) // 2
-    return float(np.polyfit(np.log(sizes[half:]), np.log(cost[half:]), 1)[0])
-
-
 def exponent_rows(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Fitted exponents beside those that the count of multiplications has over the same sizes."""
     rows = []
@@ -206,7 +171,8 @@ def plot_growth(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("microseconds per example")
     axes[0].legend(fontsize=9)
-    save(figure, path)
+    figure.tight_layout()
+    save_figure(figure, path)
 
 
 def plot_generations(result: Path, path: Path) -> None:
@@ -223,21 +189,14 @@ def plot_generations(result: Path, path: Path) -> None:
         panel.set_xticks(range(0, 13, 3))
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("value of the next model's\ngreedy policy, share of the best")
-    save(figure, path)
-
-
-def save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    print(f"wrote {path}", file=sys.stderr)
+    save_figure(figure, path)
 
 
 def main(out: Path = RESULTS, python: str | None = None) -> None:
     """Write both results and their pictures; without a peer's Python (.venv-peers, or `python`) its columns are left out."""
     there = Path(python) if python is not None else PEER
-    peer = Peer(there) if there.exists() else None
+    peer = Peer(there, "peer_vw.py") if there.exists() else None
     try:
         rows, found = rate_rows(peer), growth(peer)
     finally:

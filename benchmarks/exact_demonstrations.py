@@ -10,7 +10,6 @@ The picture of episodes is drawn from results/demonstration-regularized.json, or
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.measuring import RESULTS, cpu_seconds, write
+from benchmarks.measuring import IMAGES, RESULTS, cpu_seconds, exponent, save_figure, write
 from surefoot.claims.demonstration_regularized import CLAIM, RIVERS
 from surefoot.envs.finite import draw
 from surefoot.methods.exact import lsvi_ucb_ent, ucbvi_ent
@@ -32,7 +31,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = ROOT / "docs" / "images"
 REPEATS, AT_LEAST_S = 3, 0.02
 STATES, ACTIONS, STAGES = (20, 40, 80, 160, 320), (8, 16, 32, 64, 128), (5, 10, 20, 40, 80)
 S, A, H = 60, 4, 10  # what is held while another grows
@@ -123,12 +121,6 @@ def line(sizes: Sequence[int], seconds: Callable[[int], float], theory: Callable
     return {"sizes": list(sizes), "seconds": [seconds(n) for n in sizes], "theory": [theory(n) for n in sizes]}
 
 
-def exponent(sizes: Sequence[float], cost: Sequence[float]) -> float:
-    """Slope of log cost on log size over the larger half of the sizes, where overheads are small."""
-    half = len(sizes) // 2
-    return float(np.polyfit(np.log(sizes[half:]), np.log(cost[half:]), 1)[0])
-
-
 def exponent_rows(found: Mapping[str, Mapping[str, Any]], episodes: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for axis, one in found.items():
@@ -188,7 +180,8 @@ def plot_episodes(episodes: Mapping[str, Any], path: Path) -> None:
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
-    save(figure, path)
+    figure.tight_layout()
+    save_figure(figure, path)
 
 
 def plot_growth(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -205,15 +198,8 @@ def plot_growth(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("milliseconds per plan")
     axes[0].legend(fontsize=9)
-    save(figure, path)
-
-
-def save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    print(f"wrote {path}", file=sys.stderr)
+    save_figure(figure, path)
 
 
 def main(out: Path = RESULTS) -> None:

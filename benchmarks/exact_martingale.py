@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from benchmarks.measuring import RESULTS, cpu_seconds, write
+from benchmarks.measuring import IMAGES, RESULTS, cpu_seconds, exponent, save_figure, write
 from surefoot.data.paths import PathBatch
 from surefoot.envs.diffusions import decaying_square
 from surefoot.methods.exact.continuous_lstd import ESTIMATORS, fit_linear
@@ -32,7 +32,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 REPEATS = 5
 SIZES = {"paths": (125, 250, 500, 1000, 2000, 4000), "steps": (25, 50, 100, 200, 400, 800), "features": (4, 8, 16, 32, 64, 128)}
 AT = {"paths": 250, "steps": 100, "features": 8}  # what is held while another grows
@@ -87,12 +86,6 @@ def growth() -> dict[str, dict[str, list[float]]]:
                 line.setdefault(name, []).append(seconds)
         found[axis] = line
     return found
-
-
-def exponent(sizes: Sequence[int], cost: Sequence[float]) -> float:
-    """Slope of log cost on log size over the larger half of the sizes, where overheads are small."""
-    half = len(sizes) // 2
-    return float(np.polyfit(np.log(sizes[half:]), np.log(cost[half:]), 1)[0])
 
 
 def cost_rows(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
@@ -180,9 +173,7 @@ def plot(found: Mapping[str, Mapping[str, Sequence[float]]], wrong: Mapping[str,
     more, named = axes[1, 0].get_legend_handles_labels()
     figure.legend([*handles, more[-1]], [*labels, named[-1]], loc="lower center", ncols=4, frameon=False, fontsize=9)
     figure.tight_layout(rect=(0.0, 0.07, 1.0, 1.0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def main(out: Path = RESULTS) -> None:

@@ -7,10 +7,9 @@ It has no replications side by side: there a step of R filters is R steps of one
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import matplotlib
 import numpy as np
 import torch
 
-from benchmarks.measuring import RESULTS, cpu_seconds, write
+from benchmarks.beside import Peer
+from benchmarks.measuring import IMAGES, RESULTS, cpu_seconds, exponent, save_figure, write
 from surefoot.envs.state_space import LinearGaussian, simulate
 from surefoot.methods.exact.paris_particle_gibbs import PPGConfig, paris, ppg
 from surefoot.methods.exact.particle_filter import particle_filter
@@ -26,7 +26,6 @@ from surefoot.methods.exact.particle_filter import particle_filter
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
 A, Q, R = 0.95, 0.2, 0.3
 T, TURNS = 100, 3
 MODEL = LinearGaussian(A, Q, 1.0, R, Q / (1.0 - A**2))
@@ -61,11 +60,6 @@ def seconds(work: Work, y: torch.Tensor, n: int, chains: int = 1) -> float:
     return min(cpu_seconds(lambda: work(y, n, chains)) for _ in range(TURNS))
 
 
-def exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
-    """Slope of log time over log size at the largest sizes."""
-    return float(np.polyfit(np.log(sizes[-LARGE:]), np.log(times[-LARGE:]), 1)[0])
-
-
 def scaling(out: Path = RESULTS, images: Path = IMAGES) -> None:
     """Write `particles_scaling.json` and its picture."""
     rows, curves = [], {}
@@ -77,9 +71,9 @@ def scaling(out: Path = RESULTS, images: Path = IMAGES) -> None:
         rows.append(
             {
                 "method": name,
-                "exponent in particles": exponent(sizes, by_n),
+                "exponent in particles": exponent(sizes, by_n, LARGE),
                 "theory": power,
-                "exponent in steps": exponent(STEPS, by_t),
+                "exponent in steps": exponent(STEPS, by_t, LARGE),
                 "theory for steps": 1,
                 "milliseconds a step, N = 100": 1e3 * by_n[0] / SHORT,
                 "largest N": sizes[-1],
@@ -115,42 +109,10 @@ def draw(curves: dict[str, tuple[list[float], list[float]]], path: Path) -> None
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 # --- beside `particles` -----------------------------------------------------------------------------------------------
-
-
-class Peer:
-    """`particles` in its own interpreter, which answers with the seconds it took."""
-
-    def __init__(self, python: str, folder: Path):
-        np.save(folder / "series.npy", series(T)[:, 0].numpy())
-        self.errors = (folder / "peer.txt").open("w+")
-        command = [python, str(Path(__file__).with_name("peer_particles.py")), str(folder / "series.npy")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
-        self.version = self._answer()
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().strip()
-        if not line:
-            self.errors.seek(0)
-            raise RuntimeError(f"the peer stopped: {self.errors.read()[-2000:]}")
-        return line
-
-    def run(self, work: str, n: int, runs: int) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{work} {n} {runs}\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.errors.close()
 
 
 CASES = (  # what, ours, theirs, particles, runs of theirs that are timed
@@ -188,7 +150,8 @@ def main(out: Path = RESULTS, python: str | None = None, images: Path = IMAGES) 
     torch.set_num_threads(1)
     scaling(out, images)
     with tempfile.TemporaryDirectory() as folder:
-        peer = None if python is None else Peer(python, Path(folder))
+        np.save(Path(folder) / "series.npy", series(T)[:, 0].numpy())
+        peer = None if python is None else Peer(python, "peer_particles.py", str(Path(folder) / "series.npy"))
         try:
             rows = compared(peer)
         finally:

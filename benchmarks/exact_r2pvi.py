@@ -12,13 +12,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.measuring import RESULTS, cpu_seconds, write
+from benchmarks.measuring import IMAGES, RESULTS, cpu_seconds, exponent, save_figure, write
 from surefoot.methods.exact.logged_features import FeaturedEpisodes
 from surefoot.methods.exact.r2pvi import R2PVIConfig, r2pvi
 
 WIDTHS, EPISODES, HORIZON, ACTIONS, REPEATS = (10, 20, 40, 80, 160), (100, 400, 1600, 6400), 3, 4, 3
 RADIUS = 0.1
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 ARMS = {
     "R2PVI, total variation": R2PVIConfig("tv"),
@@ -49,11 +48,6 @@ def milliseconds(log: FeaturedEpisodes) -> dict[str, float]:
     return best
 
 
-def slope(x: list[float], y: list[float]) -> float:
-    """Exponent of a power law, by least squares on logarithms."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
-
-
 def main(out: Path = RESULTS) -> None:
     """Write `r2pvi.json` (cost and exponents), `r2pvi_copies.json` (many data sets at once) and the log-log plot."""
     r2pvi(episodes(10, 4), R2PVIConfig())  # once before the clock runs
@@ -66,8 +60,8 @@ def main(out: Path = RESULTS) -> None:
             {
                 "method": name,
                 **{f"ms, d = {d}": by_width[name][i] for i, d in enumerate(WIDTHS) if d in (10, 40, 160)},
-                "exponent in d (theory: 2)": slope(list(map(float, WIDTHS[2:])), by_width[name][2:]),
-                "exponent in episodes (theory: 1)": slope(list(map(float, EPISODES[1:])), by_length[name][1:]),
+                "exponent in d (theory: 2)": exponent(WIDTHS, by_width[name], 3),
+                "exponent in episodes (theory: 1)": exponent(EPISODES, by_length[name], 3),
                 "times total variation (d = 40)": by_width[name][2] / fastest[2],
             }
         )
@@ -95,6 +89,4 @@ def draw(by_width: dict[str, list[float]], by_length: dict[str, list[float]], pa
         axis.grid(True, which="both", alpha=0.2)
     axes[0].set_ylabel("CPU milliseconds")
     axes[0].legend(fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -10,9 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
 import torch
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
@@ -20,6 +26,20 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+def exponent(sizes: Sequence[float], cost: Sequence[float], largest: int | None = None) -> float:
+    """Slope of log cost on log size over the larger half of the sizes (or so many): below, fixed costs of a call count."""
+    first = len(sizes) // 2 if largest is None else len(sizes) - largest
+    return float(np.polyfit(np.log(sizes[first:]), np.log(cost[first:]), 1)[0])
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """A figure as a picture of the pages, and closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def machine() -> str:

@@ -7,7 +7,6 @@ which waits while we compute and the other way round: the sides take turns in sh
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.beside import Peer
 from benchmarks.measuring import RESULTS, cpu_seconds, write
 from benchmarks.products import Products
 from surefoot.data.log import Log
@@ -81,38 +81,13 @@ class Alone:
         return cpu_seconds(lambda: [self.work() for _ in range(max(1, updates // 2))]) * updates / (2 * max(1, updates // 2))
 
 
-class Peer:
-    """d3rlpy in its own interpreter, which answers with the seconds it took."""
-
-    def __init__(self, python: str, log: Log, folder: Path):
-        t = log.transitions
-        truncated = log.ends & ~t.terminated.bool().numpy()
-        arrays = {"obs": t.obs, "action": t.action, "reward": t.reward[:, None], "terminated": t.terminated}
-        np.savez(folder / "log.npz", truncated=truncated.astype(np.float32), **{k: x.numpy() for k, x in arrays.items()})
-        self.errors = (folder / "peer.txt").open("w+")
-        command = [python, str(Path(__file__).with_name("peer.py")), str(folder / "log.npz")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
-        self.version = self._answer()
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().strip()
-        if not line:
-            self.errors.seek(0)
-            raise RuntimeError(f"the peer stopped: {self.errors.read()[-2000:]}")
-        return line
-
-    def run(self, name: str, mode: str, updates: int) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{name} {mode} {updates}\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.errors.close()
+def peer_on(python: str, log: Log, folder: Path) -> Peer:
+    """d3rlpy in its own interpreter, with the same log."""
+    t = log.transitions
+    truncated = log.ends & ~t.terminated.bool().numpy()
+    arrays = {"obs": t.obs, "action": t.action, "reward": t.reward[:, None], "terminated": t.terminated}
+    np.savez(folder / "log.npz", truncated=truncated.astype(np.float32), **{k: x.numpy() for k, x in arrays.items()})
+    return Peer(python, "peer.py", str(folder / "log.npz"))
 
 
 def rates(sides: dict[str, Callable[[int], float]]) -> dict[str, float]:
@@ -160,7 +135,7 @@ def hopper_log() -> Log:
 def main(log: Log, python: str | None, out: Path = RESULTS) -> None:
     """Write `speed.json`; without a peer's Python its columns are left out."""
     with tempfile.TemporaryDirectory() as folder:
-        peer = None if python is None else Peer(python, log, Path(folder))
+        peer = None if python is None else peer_on(python, log, Path(folder))
         try:
             rows = speed_rows(log, peer)
         finally:

@@ -221,6 +221,8 @@ def preferences(scores: Scores) -> Check:
     return Check("preferences", statement, panel, mean.value, finite_ends(mean.low, mean.high), None, None, EPS, required=False, holds=ok)
 
 
+SIZES = sorted({n for river in RIVERS.values() for n in river.sizes})
+
 CLAIM = Claim(
     slug="demonstration-regularized",
     title="Demonstration-Regularized RL",
@@ -229,8 +231,8 @@ CLAIM = Claim(
     arms={
         "none": "optimistic learning without demonstrations (lam = 0), same bonuses, stops at a certificate of 0.1",
         "none exploring": "the same with an exploratory action in each episode, as DRRL has",
-        "drrl N": "DRRL with N demonstrations, lam = 0.05 / KL, stops at a certificate of 0.05",
-        "bc N": "the clone of N demonstrations alone",
+        **{f"drrl {n}": f"DRRL with {n:,} demonstrations, lam = 0.05 / KL, stops at a certificate of 0.05" for n in SIZES},
+        **{f"bc {n}": f"the clone of {n:,} demonstrations alone" for n in SIZES},
     },
     panels={
         "episodes": "episodes until the certificate stops the learner, lam from the exact KL",

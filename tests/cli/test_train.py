@@ -333,7 +333,8 @@ def test_a_diverged_run_keeps_a_policy(capsys):
         (["sac", "--env", "Pendulum-v1", "--data", "log.npz", "--noise", "0.1"], ["do not go with --data"]),
         (["dqn", "--env", "CartPole-v1", "--data", "log.npz"], ["CartPole-v1"]),
         (["--steps", "3"], ["must be a method"]),
-        (["policy-smoothing"], ["not a learner"]),
+        (["policy-smoothing"], ["not learned with", "docs/methods/policy-smoothing.md"]),
+        (["r2pvi"], ["not learned with", "docs/methods/r2pvi.md"]),
         (["td3-bc", "--data", "log.npz"], ["td3_bc"]),
     ],
 )
