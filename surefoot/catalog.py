@@ -145,6 +145,8 @@ ROWS: tuple[Row, ...] = (
         "Mnih et al.", 2015, "Nature", "1312.5602", (ENV,), "learner", "surefoot.methods.online.dqn", True, "ready", False),
     Row("sac", "SAC", "Soft Actor-Critic Algorithms and Applications",
         "Haarnoja et al.", 2018, "preprint", "1812.05905", (ENV,), "learner", "surefoot.methods.online.sac", True, "ready", False),
+    Row("ppo", "PPO", "Proximal Policy Optimization Algorithms",
+        "Schulman et al.", 2017, "preprint", "1707.06347", (ENV,), "learner", "surefoot.methods.online.ppo", True, "ready", False),
     # --- preferences ---------------------------------------------------------------------------------------------------
     Row("rdpo", "rDPO", "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
         "Chowdhury et al.", 2024, "ICML", "2403.00409", (PREFS, TEXT), "learner", "surefoot.methods.language.rdpo", False),

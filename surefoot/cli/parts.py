@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from surefoot.cli.settings import SessionConfig
 from surefoot.data.log import Log
 from surefoot.data.replayed import Replayed
+from surefoot.data.rollouts import Drawing, Rollouts
 from surefoot.data.sources import Logged
 from surefoot.data.spec import Spec
 from surefoot.data.validation import validate
@@ -19,7 +20,7 @@ from surefoot.envs.seeding import derive_seed
 from surefoot.errors import CheckpointError, ConfigError, EnvError, UnknownNameError
 from surefoot.evaluation.during_training import EvaluateEvery
 from surefoot.methods.base import Method
-from surefoot.methods.registry import ONLINE, learner
+from surefoot.methods.registry import ON_POLICY, ONLINE, learner
 from surefoot.policies.base import Policy
 from surefoot.policies.frame_stack import FrameStack
 from surefoot.recipes.registry import Say, open_log
@@ -27,6 +28,9 @@ from surefoot.steering.smoothed import Smoothed
 
 METHOD, SOURCE, TRAINING_EPISODES, FINAL_EPISODES, OFFLINE = range(5)
 """Keys of the seeds that derive from --seed."""
+
+ACTING = ONLINE | ON_POLICY
+"""Learners that step an environment."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Parts:
     config: SessionConfig  # with the environment that was found
     log: Log | None
     method: Method
-    source: Logged | Replayed
+    source: Logged | Replayed | Rollouts
     evaluation: EvaluateEvery | None  # None without an environment, or if it was not asked for
     weighting: dict[str, Any] | None  # kind, alpha and diagnostics, where transitions are weighted
     warnings: list[str]
@@ -47,7 +51,7 @@ class Parts:
 
 def build(config: SessionConfig, say: Say) -> Parts:
     """The parts of a run. Reads the log, makes environments, writes nothing; raises a SurefootError for whatever does not fit."""
-    online = config.method in ONLINE
+    online = config.method in ACTING
     _check_options(config, online)
     warnings: list[str] = []
     log = None if config.data is None else open_log(config.data, progress=say, one_episode=config.one_episode, env_id=config.env)
@@ -70,11 +74,12 @@ def build(config: SessionConfig, say: Say) -> Parts:
             wrap=lambda policy: noisy(framed(policy, config), config),
         )
     if online or log is None:
-        return Parts(config, log, method, _replayed(config, method, settings, log), evaluation, None, warnings)
+        source = _rollouts(config, method, settings) if config.method in ON_POLICY else _replayed(config, method, settings, log)
+        return Parts(config, log, method, source, evaluation, None, warnings)
     weights, weighting = _weights(config, log)
     seed = derive_seed(config.seed, SOURCE)
-    source = Logged(log, settings.batch_size, copies=config.copies, weights=weights, device=config.device, seed=seed)
-    return Parts(config, log, method, source, evaluation, weighting, warnings)
+    logged = Logged(log, settings.batch_size, copies=config.copies, weights=weights, device=config.device, seed=seed)
+    return Parts(config, log, method, logged, evaluation, weighting, warnings)
 
 
 def framed(policy: Policy, config: SessionConfig) -> Policy:
@@ -98,9 +103,11 @@ def _check_options(config: SessionConfig, online: bool) -> None:
             )
         if config.frame_stack > 1 or config.noise > 0.0:
             raise ConfigError(
-                f"--frame-stack and --noise are for methods that learn in an environment ({', '.join(ONLINE)}), not {config.method}."
+                f"--frame-stack and --noise are for methods that learn in an environment ({', '.join(ACTING)}), not {config.method}."
             )
         return
+    if config.method in ON_POLICY and config.data is not None:
+        raise ConfigError(f"{config.method} learns from its own newest steps alone, not from a log: leave --data out.")
     if config.env is None and config.data is None:
         raise ConfigError(f"{config.method} learns in an environment: name one with --env, for example --env Pendulum-v1.")
     if config.weighting != "uniform":
@@ -131,7 +138,7 @@ def _environment(config: SessionConfig, log: Log | None, warnings: list[str]) ->
         else:
             warnings += found
             return env, replace(log, action=spec.action)
-    if config.method in ONLINE:
+    if config.method in ACTING:
         raise ConfigError(f"{config.method} learns in an environment: name one with --env, for example --env Pendulum-v1.")
     warnings += validate(log)
     return None, log
@@ -172,6 +179,22 @@ def _replayed(config: SessionConfig, method: Method, settings: Any, log: Log | N
         max_steps=config.max_steps,
         log=log,
         log_share=config.log_share if log is not None else 0.0,
+    )
+
+
+def _rollouts(config: SessionConfig, method: Method, settings: Any) -> Rollouts:
+    assert config.env is not None
+    return Rollouts(
+        config.env,
+        cast(Drawing, method.policy),
+        settings.n_steps,
+        copies=config.copies,
+        n_envs=settings.n_envs,
+        seed=derive_seed(config.seed, SOURCE),
+        device=config.device,
+        frame_stack=config.frame_stack,
+        noise=config.noise,
+        max_steps=config.max_steps,
     )
 
 

@@ -18,7 +18,7 @@ from surefoot.catalog import find, require_ready
 from surefoot.cli.session import Session, finished, table
 from surefoot.cli.settings import SessionConfig
 from surefoot.errors import ConfigError
-from surefoot.methods.registry import LEARNERS, OFFLINE, ONLINE, learner
+from surefoot.methods.registry import LEARNERS, OFFLINE, ON_POLICY, ONLINE, learner
 from surefoot.training.run import Run
 
 FLAGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -33,7 +33,7 @@ class Options:
     env: str | None = None
     """Gymnasium environment to evaluate in, and to learn in for online methods (default: the one the log names)."""
     steps: int = 100_000
-    """Updates (gradient steps of the critic, or of the policy where there is none)."""
+    """Updates (gradient steps of the critic, or of the policy where there is none); of ppo, steps in the environment."""
     seeds: int = 1
     """Members of the fleet: independent seeds trained side by side in one computation."""
     seed: int = 0
@@ -95,7 +95,7 @@ def usage() -> str:
         "       surefoot train --resume DIR [--steps N]\n\n"
         "Learn a policy, evaluate it with intervals, and write a run folder with policy, metrics, checkpoints and report.\n\n"
         f"methods that learn from a log (--data):        {', '.join(OFFLINE)}\n"
-        f"methods that learn in an environment (--env):  {', '.join(ONLINE)}\n\n"
+        f"methods that learn in an environment (--env):  {', '.join(ONLINE | ON_POLICY)}\n\n"
         "examples:\n"
         "  surefoot train a2pr --data pendulum-mixed --steps 8000 --seeds 5 --out runs/a2pr\n"
         "  surefoot train td3_bc --data my_log.npz --weighting aw\n"

@@ -26,7 +26,7 @@ class EvaluateEvery:
     def __init__(self, env_id: str, *, every: int, episodes: int = 10, seed: int = 0, max_steps: int | None = None, wrap: Any = None):
         self.env_id, self.every, self.episodes, self.seed, self.max_steps = env_id, every, episodes, seed, max_steps
         self.wrap = wrap if wrap is not None else lambda policy: policy
-        self.best: dict[str, Tensor] | None = None  # weights of each member's best policy
+        self.best: dict[str, Tensor] | None = None  # weights of each member's best policy, and its observation scales
         self.best_return: np.ndarray | None = None  # [F] ([1] for a lone policy)
         self.evaluations = 0
 
@@ -36,12 +36,13 @@ class EvaluateEvery:
         means = np.atleast_1d(returns.mean(-1))
         self.evaluations += 1
         if self.best is None or self.best_return is None:
-            self.best = {k: v.detach().clone() for k, v in method.policy.named_parameters()}
+            self.best = {name: value.detach().clone() for name, value in method.policy.state_dict().items()}
             self.best_return = means
         else:
             better = means > self.best_return
-            for name, value in method.policy.named_parameters():
-                for member in np.flatnonzero(better):
+            for name, value in method.policy.state_dict().items():
+                shared = bool(method.policy.copies) and value.dim() < 2  # the scales of one log for all, which do not change
+                for member in [] if shared else np.flatnonzero(better):
                     own = ... if not method.policy.copies else int(member)
                     self.best[name][own] = value.detach()[own]
             self.best_return = np.where(better, means, self.best_return)
@@ -51,7 +52,7 @@ class EvaluateEvery:
     def best_policy(self, policy: Policy) -> Policy:
         """A copy of `policy` (a fleet or a lone one) with each member's best weights."""
         best = copy.deepcopy(policy)
-        best.load_state_dict(self.best or {}, strict=False)  # buffers, such as observation scales, are equal already
+        best.load_state_dict(self.best or {}, strict=False)
         return best
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,9 +21,14 @@ ONLINE = {
     "dqn": "surefoot.methods.online.dqn:DQN",
     "sac": "surefoot.methods.online.sac:SAC",
 }
-"""Learners that step an environment."""
+"""Learners that step an environment and learn from all that they have seen."""
 
-LEARNERS = OFFLINE | ONLINE
+ON_POLICY = {
+    "ppo": "surefoot.methods.online.ppo:PPO",
+}
+"""Learners that step an environment and learn from the newest steps alone."""
+
+LEARNERS = OFFLINE | ONLINE | ON_POLICY
 
 
 def learner(name: str) -> type[Method]:

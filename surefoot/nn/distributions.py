@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log, pi
+from math import e, log, pi
 
 import torch
 from torch import Tensor
@@ -59,6 +59,33 @@ class Normal:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density `[*copies, B]` of `x` `[*copies, B, A]`."""
         return _normal((x - self.mu) / self.log_std.exp(), self.log_std)
+
+    def entropy(self) -> Tensor:
+        """`[*copies, B]`, in nats."""
+        return (self.log_std + 0.5 * log(2.0 * pi * e)).expand_as(self.mu).sum(-1)
+
+
+class Choice:
+    """One of n, from logits `[*copies, B, n]`."""
+
+    def __init__(self, logits: Tensor):
+        self.logprobs = torch.log_softmax(logits, -1)
+
+    def mode(self) -> Tensor:
+        return self.logprobs.argmax(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw `[*copies, B]` int64: the largest of logits and Gumbel noise."""
+        noise = torch.empty_like(self.logprobs).exponential_(generator=generator)
+        return (self.logprobs - noise.clamp_min(1e-30).log()).argmax(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability `[*copies, B]` of `x` `[*copies, B]` int64."""
+        return self.logprobs.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """`[*copies, B]`, in nats."""
+        return -(self.logprobs.exp() * self.logprobs).sum(-1)
 
 
 def _normal(noise: Tensor, log_std: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.data.spec import Spec, box_action
-from surefoot.nn.distributions import LOG_STD_MAX, LOG_STD_MIN, Normal, TanhNormal
+from surefoot.nn.distributions import LOG_STD_MAX, LOG_STD_MIN, Choice, Normal, TanhNormal
 from surefoot.nn.mlp import MLP
 from surefoot.nn.normaliser import Normaliser
 from surefoot.policies.base import Memory, Policy, check_member
@@ -25,13 +25,15 @@ class NetworkPolicy(Policy):
         hidden: Sequence[int],
         copies: tuple[int, ...] = (),
         *,
+        activation: str = "relu",
         device: str = "cpu",
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.spec, self.hidden, self.copies = spec, tuple(hidden), copies
+        self.spec, self.hidden, self.copies, self.activation = spec, tuple(hidden), copies, activation
         self.normaliser = Normaliser(spec, device)
-        self.net = MLP((spec.obs_dim, *self.hidden, self.n_out(spec)), copies, generator=generator, device=device)
+        sizes = (spec.obs_dim, *self.hidden, self.n_out(spec))
+        self.net = MLP(sizes, copies, activation=activation, generator=generator, device=device)
 
     @staticmethod
     def n_out(spec: Spec) -> int:
@@ -39,7 +41,7 @@ class NetworkPolicy(Policy):
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        return {"hidden": list(self.hidden)}
+        return {"hidden": list(self.hidden), "activation": self.activation}
 
     def member(self, index: int) -> Policy:
         check_member(index, self.copies)
@@ -48,7 +50,7 @@ class NetworkPolicy(Policy):
         spec = self.spec
         if self.normaliser.active:
             spec = replace(spec, obs_mean=mean[index] if own else mean, obs_std=std[index] if own else std)
-        lone = type(self)(spec, self.hidden, device=str(mean.device))
+        lone = type(self)(spec, **self.config(), device=str(mean.device))
         state = {name: p[index] if self.copies else p for name, p in self.named_parameters()}
         lone.load_state_dict(state, strict=False)  # the normaliser's buffers come with the spec
         return lone
@@ -104,9 +106,10 @@ class Gaussian(NetworkPolicy):
 
 
 class NormalPolicy(NetworkPolicy):
-    """a ~ N(tanh(f(obs)), sigma^2) clipped to [-1, 1], in the box; one learned sigma an action dimension: IQL's policy.
+    """a ~ N(mu(obs), sigma^2) clipped to [-1, 1], in the box; one learned sigma an action dimension.
 
-    Greedy takes the mean. The log of sigma is kept in [-5, 2], as in the official code of IQL.
+    mu is tanh(f(obs)) where `squashed`, as IQL has it, else f(obs), as PPO has it. Greedy takes mu. The log of sigma is kept in
+    [-5, 2], as in the official code of IQL.
     """
 
     def __init__(
@@ -115,10 +118,13 @@ class NormalPolicy(NetworkPolicy):
         hidden: Sequence[int],
         copies: tuple[int, ...] = (),
         *,
+        activation: str = "relu",
+        squashed: bool = True,
         device: str = "cpu",
         generator: torch.Generator | None = None,
     ):
-        super().__init__(spec, hidden, copies, device=device, generator=generator)
+        super().__init__(spec, hidden, copies, activation=activation, device=device, generator=generator)
+        self.squashed = squashed
         self.log_std = nn.Parameter(torch.zeros(*copies, spec.box.dim, device=device))
 
     @staticmethod
@@ -127,17 +133,28 @@ class NormalPolicy(NetworkPolicy):
 
     def distribution(self, scaled_obs: Tensor) -> Normal:
         """Distribution of the unit action (before it is clipped), of observations that are already normalised."""
-        return Normal(torch.tanh(self.net(scaled_obs)), self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).unsqueeze(-2))
+        mu = self.net(scaled_obs)
+        mu = torch.tanh(mu) if self.squashed else mu
+        return Normal(mu, self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).unsqueeze(-2))
+
+    def draw(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A unit action as it was drawn, before it is clipped, which is what its density is about: `[*copies, n, A]`."""
+        return self.distribution(self.normaliser(self.flat(obs))).sample(generator)
+
+    def taken(self, drawn: Tensor) -> Tensor:
+        """The action in the environment's units that a draw stands for."""
+        return box_action(drawn.clamp(-1.0, 1.0), self.spec.box)
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"squashed": self.squashed}
 
     def forward(self, obs: Tensor) -> Tensor:
-        return box_action(self.distribution(self.normaliser(self.flat(obs))).mode(), self.spec.box)
+        return self.taken(self.distribution(self.normaliser(self.flat(obs))).mode())
 
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
     ) -> tuple[Tensor, Memory]:
-        d = self.distribution(self.normaliser(self.flat(obs)))
-        unit = d.mode() if greedy else d.sample(generator).clamp(-1.0, 1.0)
-        return box_action(unit, self.spec.box), memory
+        return (self(obs) if greedy else self.taken(self.draw(obs, generator))), memory
 
 
 class Categorical(NetworkPolicy):
@@ -147,18 +164,25 @@ class Categorical(NetworkPolicy):
     def n_out(spec: Spec) -> int:
         return spec.n_actions
 
+    def distribution(self, scaled_obs: Tensor) -> Choice:
+        """Distribution of the action, of observations that are already normalised."""
+        return Choice(self.net(scaled_obs))
+
+    def draw(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A softmax draw, `[*copies, n]` int64."""
+        return Choice(self(obs)).sample(generator)
+
+    def taken(self, drawn: Tensor) -> Tensor:
+        """The action that a draw stands for: itself."""
+        return drawn
+
     def forward(self, obs: Tensor) -> Tensor:
         return self.net(self.normaliser(self.flat(obs)))
 
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
     ) -> tuple[Tensor, Memory]:
-        logits = self(obs)
-        if greedy:
-            return logits.argmax(-1), memory
-        p = torch.softmax(logits, -1)
-        draw = torch.multinomial(p.flatten(0, -2), 1, generator=generator).reshape(p.shape[:-1])
-        return draw, memory
+        return (self(obs).argmax(-1) if greedy else self.draw(obs, generator)), memory
 
 
 FAMILIES: dict[str, type[NetworkPolicy]] = {

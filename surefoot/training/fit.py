@@ -20,7 +20,7 @@ Row = dict[str, float | list[float]]
 
 
 class Callback(Protocol):
-    """Called after every `every` steps (0: never); training ends early once it returns True.
+    """Called each time `every` more steps are done (0: never); training ends early once it returns True.
 
     If it has `state_dict` and `load_state_dict` it is part of the checkpoint.
     """
@@ -41,12 +41,13 @@ def fit(
     checkpoint_every: int = 10_000,
     progress: bool = True,
 ) -> dict[str, list[float]]:
-    """Train until `method.steps` is `steps`; returns the last value of each metric, one a member.
+    """Train until `method.steps` reaches `steps`; returns the last value of each metric, one a member.
 
-    Metrics are read, and the device waited for, only every `log_every` steps and at the end; of a metric that some steps lack
-    (a delayed actor's) the last value counts. With a `run` they are logged there, and `method`, `source` and callbacks are
-    saved every `checkpoint_every` steps and at the end. A method that has not begun is first brought to where its run was
-    saved, and goes on from there as if it had never been stopped.
+    What a step is the method says: an update, or for on-policy methods an environment step, many of which are one update. Metrics
+    are read, and the device waited for, only every `log_every` steps and at the end; of a metric that some steps lack (a delayed
+    actor's) the last value counts. With a `run` they are logged there, and `method`, `source` and callbacks are saved every
+    `checkpoint_every` steps and at the end. A method that has not begun is first brought to where its run was saved, and goes on
+    from there as if it had never been stopped.
 
     Ctrl-C and SIGTERM: the step is finished and saved, then KeyboardInterrupt says how to go on. Raises DivergedError when a
     metric or a weight is not finite (never saved; the last good checkpoint stays), CheckpointError if the run does not fit
@@ -62,18 +63,23 @@ def fit(
         run.rewind(method.steps)
     try:
         with Interrupts() as interrupts, TrainingProgress(method.steps, steps, progress) as bar:
-            for step, batch in zip(range(method.steps + 1, steps + 1), source, strict=False):
+            batches = iter(source)
+            while method.steps < steps:
+                before, batch = method.steps, next(batches, None)
+                if batch is None:
+                    raise ConfigError(f"the source ended after {method.steps} steps, but {steps} were asked for: give it more.")
                 latest |= method.update(batch)
+                step = method.steps
                 stopping = interrupts.asked  # looked at once, so that what follows agrees
-                if step % log_every == 0 or step == steps:
+                if _due(log_every, before, step) or step >= steps:
                     row = numbers(latest)
                     check_metrics(row, step)
                     row |= _seen(source)
                     bar.metrics(row)
                     if run is not None:
                         run.log(step, row)
-                due = [each for each in callbacks if each.every and step % each.every == 0]
-                saving = run is not None and (step % checkpoint_every == 0 or step == steps or stopping)
+                due = [each for each in callbacks if each.every and _due(each.every, before, step)]
+                saving = run is not None and (_due(checkpoint_every, before, step) or step >= steps or stopping)
                 if due or saving:
                     check_metrics(numbers(latest), step)
                     check_weights(method, step)
@@ -85,12 +91,14 @@ def fit(
                     raise KeyboardInterrupt(_stopped(step, run))
                 if enough:
                     break
-            else:
-                if method.steps < steps:
-                    raise ConfigError(f"the source ended after {method.steps} batches, but {steps} steps were asked for: give it more.")
     except DivergedError as error:
         raise DivergedError(_diverged(error, run)) from None
     return {name: value if isinstance(value, list) else [value] for name, value in numbers(latest).items()}
+
+
+def _due(every: int, before: int, step: int) -> bool:
+    """Whether a multiple of `every` lies among the steps of the last update."""
+    return step // every > before // every
 
 
 def _has_state(part: Any) -> bool:

@@ -40,7 +40,7 @@ def test_input_shared_by_all_copies():
 def test_batched_products_agree():
     """The path that a GPU takes, against the one of the CPU."""
     net, x = MLP((3, 8, 8, 2), (4,)), torch.randn(4, 5, 3)
-    torch.testing.assert_close(_chain(x, list(net.weights), [b.unsqueeze(-2) for b in net.biases]), net(x))
+    torch.testing.assert_close(_chain(x, list(net.weights), [b.unsqueeze(-2) for b in net.biases], torch.relu), net(x))
 
 
 def test_only_one_of_the_last_axis():
@@ -83,3 +83,18 @@ def test_critics():
     value = Critic(4, (8,), n=1)
     assert value(s[0]).shape == (1, 7)
     torch.testing.assert_close(value.first(s[0]), value(s[0])[0])
+
+
+def test_tanh_networks_and_orthogonal_starts():
+    """Against torch's own layers; every copy starts from a draw of its own."""
+    net = MLP((3, 8, 8, 2), (2,), activation="tanh").orthogonal_(0.01, torch.Generator().manual_seed(0))
+    x, hidden = torch.randn(5, 3), torch.randn(2, 5, 3)
+    for i in range(2):
+        hidden = x
+        for layer, (w, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+            hidden = hidden @ w[i] + b[i]
+            hidden = hidden.tanh() if layer < 2 else hidden
+        torch.testing.assert_close(net(x)[i], hidden)
+    w = net.weights[1]
+    torch.testing.assert_close(w @ w.mT, 2.0 * torch.eye(8).expand(2, 8, 8), atol=1e-5, rtol=0)
+    assert not torch.equal(w[0], w[1]) and net.weights[2].norm(dim=(-2, -1)).max() < 0.02

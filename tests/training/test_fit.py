@@ -298,7 +298,7 @@ def test_numbers_outside_their_range_and_a_source_that_ends():
     for wrong in ({"steps": -1}, {"steps": 3, "log_every": 0}, {"steps": 3, "checkpoint_every": 0}):
         with pytest.raises(ConfigError, match="must be at least"):
             fit(Stub(), Counting(), **wrong, progress=False)
-    with pytest.raises(ConfigError, match="ended after 3 batches, but 5"):
+    with pytest.raises(ConfigError, match="ended after 3 steps, but 5"):
         fit(Stub(), Counting(3), 5, progress=False)
     source = Counting(5)
     fit(Stub(), source, 5, progress=False)  # no batch more than there are steps

@@ -1,0 +1,200 @@
+"""PPO: several epochs of policy gradient on fresh steps, clipped where the policy has moved away from the one that took them.
+
+Schulman et al., "Proximal Policy Optimization Algorithms", arXiv 1707.06347v2: Eq. 7 (the clipped surrogate), Eq. 9 (with value loss and
+entropy), Eq. 11-12 (advantages, which are those of "Generalized Advantage Estimation", arXiv 1506.02438v6), Alg. 1. As in the codes that
+the field compares with (Stable-Baselines3, CleanRL): actor and critic are apart, tanh, orthogonal, advantages are scaled to mean 0 and
+variance 1 in each minibatch, the gradient's norm is bounded, observations are scaled by running statistics that belong to the policy,
+rewards by the running deviation of their discounted sum. Departures: a box is rescaled to [-1, 1] (so sigma 1 is half its width);
+a time limit is bootstrapped from the true last observation; nothing is clipped at 10 deviations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from surefoot.data.batches import Segments
+from surefoot.data.spec import Discrete, Spec
+from surefoot.errors import ConfigError
+from surefoot.methods.base import Method
+from surefoot.nn.mlp import Critic
+from surefoot.nn.optimise import adam, descend
+from surefoot.nn.running import RunningMoments
+from surefoot.policies.families import Categorical, NormalPolicy
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    n_steps: int = 2048
+    """Steps of each environment between updates."""
+    n_envs: int = 1
+    """Environments that are stepped side by side."""
+    epochs: int = 10
+    """Passes over the steps of an update."""
+    minibatch: int = 64
+    """Steps in a minibatch (the last one of an epoch is left out where it would not be full)."""
+    gamma: float = 0.99
+    """Discount of future rewards."""
+    gae_lambda: float = 0.95
+    """Between one-step advantages (0) and sums of rewards (1)."""
+    clip: float = 0.2
+    """How far the ratio of new to old probability may move from 1 and still gain."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate of actor and critic."""
+    anneal: int = 0
+    """Steps over which the learning rate falls linearly to 0 (0: it stays)."""
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy."""
+    max_norm: float = 0.5
+    """Largest norm of a gradient."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and critic."""
+    raw_obs: bool = False
+    """Do not scale observations by running statistics (which are saved with the policy)."""
+    raw_reward: bool = False
+    """Do not divide rewards by the running deviation of their discounted sum."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it lies between 0 and 1.")
+        for name in ("n_steps", "n_envs", "epochs", "minibatch", "clip", "learning_rate", "max_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be positive.")
+        for name in ("anneal", "value_weight", "entropy_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative.")
+        if not 2 <= self.minibatch <= self.n_steps * self.n_envs:
+            raise ConfigError(
+                f"minibatch is {self.minibatch}: it must be between 2 and the {self.n_steps * self.n_envs} steps of an update."
+            )
+
+
+# --- advantages and losses --------------------------------------------------------------------------------------------
+
+
+def gae(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lam: float) -> Tensor:
+    """A_t = delta_t + gamma lam A_{t+1}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (Eq. 11-12), all `[..., T, N]`.
+
+    V(s_{t+1}) is 0 where `terminated`; the sum stops where the episode `ended`. The recursion is along T.
+    """
+    delta = reward + gamma * (1.0 - terminated) * next_value - value
+    carry = gamma * lam * (1.0 - ended)
+    advantage = torch.empty_like(delta)
+    following = torch.zeros_like(delta[..., 0, :])
+    for t in reversed(range(delta.shape[-2])):
+        following = delta[..., t, :] + carry[..., t, :] * following
+        advantage[..., t, :] = following
+    return advantage
+
+
+def clipped_surrogate(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """-mean_b min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi / pi_old (Eq. 7): `[...]` of `[..., B]`."""
+    if not logprob.shape == old_logprob.shape == advantage.shape:
+        raise ValueError(f"{tuple(logprob.shape)}, {tuple(old_logprob.shape)} and {tuple(advantage.shape)} must all be [..., B].")
+    ratio = (logprob - old_logprob).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage).mean(-1)
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 along the last axis."""
+    return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
+
+
+# --- method -----------------------------------------------------------------------------------------------------------
+
+
+class PPO(Method):
+    """Maximise the clipped surrogate on each batch of fresh steps (Alg. 1). `steps` counts environment steps a member."""
+
+    config_class: ClassVar[type] = PPOConfig
+    config: PPOConfig
+    policy: NormalPolicy | Categorical
+
+    def __init__(self, spec: Spec, config: PPOConfig, copies: tuple[int, ...] = (), device: str = "cpu", seed: int = 0):
+        copies = tuple(copies)
+        if not config.raw_obs:  # each member's own statistics
+            spec = replace(spec, obs_mean=torch.zeros(*copies, spec.obs_dim), obs_std=torch.ones(*copies, spec.obs_dim))
+        super().__init__(spec, config, copies, device, seed)
+        shared = {"activation": "tanh", "device": device, "generator": self.generator}
+        if isinstance(spec.action, Discrete):
+            self.policy = Categorical(spec, config.hidden, copies, **shared)
+        else:
+            self.policy = NormalPolicy(spec, config.hidden, copies, squashed=False, **shared)
+        self.critic = Critic(spec.obs_dim, config.hidden, n=1, copies=copies, **shared)
+        self.policy.net.orthogonal_(0.01, self.generator)
+        self.critic.net.orthogonal_(1.0, self.generator)
+        self.normaliser = self.policy.normaliser
+        self.optimiser = adam([*self.policy.parameters(), *self.critic.parameters()], config.learning_rate)
+        self.obs_moments = RunningMoments((*copies, spec.obs_dim), device)
+        self.return_moments = RunningMoments((*copies, 1), device)
+        self.discounted = torch.zeros(*copies, config.n_envs, device=device)  # running discounted sums of rewards
+
+    def update(self, batch: Segments) -> dict[str, Tensor]:
+        c, lead = self.config, len(self.copies)
+        reward = batch.reward if c.raw_reward else self._scaled(batch)
+        obs = self.normaliser(batch.obs.flatten(lead, lead + 1))  # [*copies, T N, S], as the actor saw them
+        action, shape = batch.action.flatten(lead, lead + 1), batch.reward.shape
+        with torch.no_grad():
+            old_logprob = self.policy.distribution(obs).log_prob(action)
+            value = self.critic(obs).squeeze(-2)
+            next_value = self.critic(self.normaliser(batch.next_obs.flatten(lead, lead + 1))).squeeze(-2)
+            advantage = gae(reward, value.view(shape), next_value.view(shape), batch.terminated, batch.ended, c.gamma, c.gae_lambda)
+            advantage = advantage.flatten(lead)
+            returns = advantage + value
+        self._anneal()
+        sums = [torch.zeros(self.copies, device=self.device) for _ in range(5)]
+        minibatches = 0
+        for _ in range(c.epochs):
+            order = torch.randperm(obs.shape[-2], generator=self.generator, device=self.device)
+            for rows in order[: len(order) // c.minibatch * c.minibatch].view(-1, c.minibatch):
+                own = [x.index_select(lead, rows) for x in (obs, action, old_logprob, advantage, returns)]
+                for total, x in zip(sums, self._descend(*own), strict=True):
+                    total += x
+                minibatches += 1
+        explained = 1.0 - (returns - value).var(-1) / returns.var(-1).clamp_min(1e-12)
+        if not c.raw_obs:
+            self._refresh(batch.obs.flatten(lead, lead + 1))
+        self.steps += shape[-2] * shape[-1]
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipped")
+        return {name: x / minibatches for name, x in zip(names, sums, strict=True)} | {"explained_variance": explained}
+
+    def _descend(self, obs: Tensor, action: Tensor, old_logprob: Tensor, advantage: Tensor, returns: Tensor) -> tuple[Tensor, ...]:
+        """One step of Eq. 9 on a minibatch `[*copies, b]`; what to report, `[*copies]` each."""
+        c = self.config
+        distribution = self.policy.distribution(obs)
+        logprob, entropy = distribution.log_prob(action), distribution.entropy().mean(-1)
+        policy_loss = clipped_surrogate(logprob, old_logprob, standardised(advantage), c.clip)
+        value_loss = (self.critic(obs).squeeze(-2) - returns).square().mean(-1)
+        loss = policy_loss + c.value_weight * value_loss - c.entropy_weight * entropy
+        descend(loss.sum(), self.optimiser, c.max_norm, self.copies)
+        moved = (logprob - old_logprob).detach()
+        kl = (moved.exp() - 1.0 - moved).mean(-1)  # Schulman's estimate of small variance
+        clipped = (moved.exp() - 1.0).abs().gt(c.clip).float().mean(-1)
+        return policy_loss.detach(), value_loss.detach(), entropy.detach(), kl, clipped
+
+    def _scaled(self, batch: Segments) -> Tensor:
+        """Rewards divided by the running deviation of their discounted sum, which this batch enters first."""
+        sums = torch.empty_like(batch.reward)
+        for t in range(batch.reward.shape[-2]):
+            self.discounted = self.discounted * self.config.gamma + batch.reward[..., t, :]
+            sums[..., t, :] = self.discounted
+            self.discounted = self.discounted * (1.0 - batch.ended[..., t, :])
+        self.return_moments.add(sums.flatten(len(self.copies)).unsqueeze(-1))
+        return batch.reward / self.return_moments.std().unsqueeze(-1)
+
+    def _refresh(self, obs: Tensor) -> None:
+        """The policy's scaling with the observations of this batch, for the next one to be played with."""
+        self.obs_moments.add(obs)
+        self.normaliser.mean.copy_(self.obs_moments.mean)
+        self.normaliser.std.copy_(self.obs_moments.std())
+
+    def _anneal(self) -> None:
+        if self.config.anneal:
+            left = max(1.0 - self.steps / self.config.anneal, 0.0)
+            self.optimiser.param_groups[0]["lr"] = self.config.learning_rate * left
