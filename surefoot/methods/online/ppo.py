@@ -11,7 +11,7 @@ a time limit is bootstrapped from the true last observation; nothing is clipped 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -121,7 +121,7 @@ class PPO(Method):
         if not config.raw_obs:  # each member's own statistics
             spec = replace(spec, obs_mean=torch.zeros(*copies, spec.obs_dim), obs_std=torch.ones(*copies, spec.obs_dim))
         super().__init__(spec, config, copies, device, seed)
-        shared = {"activation": "tanh", "device": device, "generator": self.generator}
+        shared: dict[str, Any] = {"activation": "tanh", "device": device, "generator": self.generator}
         if isinstance(spec.action, Discrete):
             self.policy = Categorical(spec, config.hidden, copies, **shared)
         else:
