@@ -60,6 +60,11 @@ def clopper_pearson_lower(k: int | Sequence[int] | np.ndarray, n: int, level: fl
     return np.where(k == 0, 0.0, stats.beta.ppf(level, np.maximum(k, 1), n - np.maximum(k, 1) + 1))
 
 
+def clopper_pearson_upper(k: int | Sequence[int] | np.ndarray, n: int, level: float) -> np.ndarray:
+    """Exact upper bound on a probability after k successes in n trials, wrong with probability at most `level` (one-sided)."""
+    return 1.0 - clopper_pearson_lower(n - np.asarray(k), n, level)
+
+
 def dkw_epsilon(n: int, alpha: float) -> float:
     """Half-width of the band around an empirical distribution function of n values (Dvoretzky-Kiefer-Wolfowitz, Massart)."""
     if n < 1:
