@@ -176,7 +176,7 @@ ROWS: tuple[Row, ...] = (
         "Vangara and Egg", 2024, "OARS", "2412.00569v2", (BANDIT,), "explorer", "surefoot.methods.exact.adyen_bandits", False, "ready"),
     # --- images --------------------------------------------------------------------------------------------------------
     Row("lvm-rs", "LVM-RS", "The Lipschitz-Variance-Margin Tradeoff for Enhanced Randomized Smoothing",
-        "Delattre et al.", 2024, "ICLR", "2309.16883", (IMAGES, ENV), "certificate", "surefoot.evaluation.lvm_rs", False),
+        "Delattre et al.", 2024, "ICLR", "2309.16883", (IMAGES, ENV), "certificate", "surefoot.evaluation.lvm_rs", False, "ready"),
     Row("rrcm", "rRCM", "Robust Representation Consistency Model via Contrastive Denoising",
         "Lei et al.", 2025, "ICLR", "2501.13094", (IMAGES,), "learner", "surefoot.methods.vision.rrcm", False),
     Row("noise-mask", "Noise-Mask", "Policy Gradient-Driven Noise Mask",

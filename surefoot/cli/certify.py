@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from surefoot.cli.certify_inputs import certify_inputs
 from surefoot.cli.evaluate import number
 from surefoot.cli.subjects import Subject, load_subjects, read_settings, write_evidence
 from surefoot.errors import ConfigError
@@ -24,7 +26,8 @@ from surefoot.steering.smoothed import Smoothed
 @dataclass(frozen=True)
 class Options:
     """Play noisy, unattacked episodes of each policy and bound its expected return against every attacker whose changes of the
-    observations have a total l2 norm of at most a budget, over the whole episode (policy smoothing).
+    observations have a total l2 norm of at most a budget, over the whole episode (policy smoothing). With --inputs: the l2 radius
+    around each input in which the smoothed classifier or policy makes the same choice (LVM-RS).
 
     The certificate is of the policy with the noise, which must be the one that is deployed. Members of a fleet are certified together:
     they share alpha, so that the best may be chosen by its bound; DIR@MEMBER certifies one alone.
@@ -52,6 +55,15 @@ class Options:
     """Seed of the episodes; it must not be one that the policy or sigma was chosen with."""
     max_steps: int | None = None
     """Steps after which an episode is cut off (default: the run's limit, or the environment's own)."""
+    inputs: Path | None = None
+    """Certify choices instead of returns: an npz with x (and classes y), or a log, whose observations are taken. POLICY is then a
+    classifier (onnx:FILE, python:MODULE:NAME: a torch module or a function to scores) or a policy with discrete actions."""
+    limit: int = 100
+    """With --inputs: how many of them, evenly spaced."""
+    samples: int = 10_000
+    """With --inputs: noisy copies of each that certify it."""
+    selection: int = 500
+    """With --inputs: further noisy copies, on which the class and the map to the simplex are chosen."""
     trust: bool = False
     """Load files that can only be read by executing them (Stable-Baselines3 zips contain pickles)."""
     json: bool = False
@@ -61,6 +73,8 @@ class Options:
 def main(argv: list[str]) -> int:
     """Entry of the verb; returns the exit code."""
     options = tyro.cli(Options, args=argv, prog="surefoot certify")
+    if options.inputs is not None:
+        return certify_inputs(options, argv)
     check_settings(options.budgets, 1.0 if options.sigma is None else options.sigma, options.alpha)
     console = Console(stderr=True)
     loaded = load_subjects(options.policies, env=options.env, max_steps=options.max_steps, trust=options.trust)

@@ -61,7 +61,7 @@ def simplex_maps(temperatures: tuple[float, ...] = TEMPERATURES) -> list[Map]:
     """The argmax, and softmax and sparsemax at each inverse temperature."""
     if not all(0.0 < b < inf for b in temperatures):
         raise ConfigError(f"inverse temperatures are {list(temperatures)}: they must be positive and finite.")
-    return [Map("argmax"), *(Map(kind, b) for kind in ("sparsemax", "softmax") for b in temperatures)]  # type: ignore[arg-type]
+    return [Map("argmax"), *(Map(kind, b) for kind in ("sparsemax", "softmax") for b in temperatures)]
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,12 @@ class FunctionPolicy(External):
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
     ) -> tuple[Tensor, Memory]:
+        return self.check_action(self(obs)), memory
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """What the function gives, as a tensor."""
         self.flat(obs)  # checks the shape
-        output = torch.as_tensor(np.asarray(self.function(obs.detach().cpu().numpy())))
-        return self.check_action(output).to(obs.device), memory
+        return torch.as_tensor(np.asarray(self.function(obs.detach().cpu().numpy()))).to(obs.device)
 
 
 class ModulePolicy(External):
@@ -123,6 +126,10 @@ class OnnxPolicy(External):
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
     ) -> tuple[Tensor, Memory]:
+        return self.check_action(_choose(self(obs), self.spec)), memory
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """The model's first output."""
         self.flat(obs)
         batch = obs.detach().cpu().numpy().astype(self.dtype)
         fixed = self.input.shape[0]
@@ -133,7 +140,7 @@ class OnnxPolicy(External):
             output = np.concatenate([np.asarray(part).reshape(fixed, -1) for part in parts])
         else:
             output = np.asarray(self.session.run(None, {self.input.name: batch})[0])
-        return self.check_action(_choose(torch.as_tensor(output), self.spec)).to(obs.device), memory
+        return torch.as_tensor(output).to(obs.device)
 
 
 def _choose(output: Tensor, spec: Spec) -> Tensor:

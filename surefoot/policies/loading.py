@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from surefoot.data.spec import Discrete, Spec
 from surefoot.envs.making import env_spaces
 from surefoot.errors import PolicyError
 from surefoot.policies.base import Policy
@@ -37,6 +38,25 @@ def load_policy(ref: str | Path, *, trust: bool = False, env_id: str | None = No
     folder, member = split_reference(text)
     policy = read_policy(policy_folder(folder))
     return policy if member is None else policy.member(member)
+
+
+def load_classifier(ref: str, shape: tuple[int, ...], *, trust: bool = False) -> Policy:
+    """What gives scores, one for each class or action, for inputs of `shape`: an `onnx:` or `python:` classifier, or a policy with
+    discrete actions. Its `forward` is the classifier. Raises PolicyError for one that has continuous actions, memory or members.
+    """
+    inputs = Spec(shape, Discrete(2))  # how many classes there are, its own output says
+    if ref.startswith("onnx:"):
+        return OnnxPolicy(Path(ref[5:]), inputs)
+    policy = load_python(ref[7:], inputs) if ref.startswith("python:") else load_policy(ref, trust=trust)
+    if not isinstance(policy.spec.action, Discrete):
+        raise PolicyError(f"{ref} has continuous actions: only the choice among discrete actions or classes can be certified at an input.")
+    if policy.copies:
+        raise PolicyError(f"{ref} is a fleet of {policy.copies[0]}: name one of its members, for example {ref}@0.")
+    if policy.start(1) is not None:
+        raise PolicyError(
+            f"{ref} acts on more than one observation (frame stack, memory): it can be certified over episodes, without --inputs."
+        )
+    return policy
 
 
 def split_reference(text: str) -> tuple[str, int | None]:
