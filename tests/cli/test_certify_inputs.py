@@ -90,10 +90,10 @@ def test_a_policy_at_the_observations_of_a_log(capsys, tmp_path):
 
 
 def test_an_onnx_classifier(capsys, tmp_path):
-    pytest.importorskip("onnxruntime")
-    torch.onnx.export(
-        torch.nn.Linear(2, 3), (torch.zeros(1, 2),), tmp_path / "model.onnx", dynamo=True, dynamic_shapes={"input": {0: "batch"}}
-    )
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (2, 3), np.arange(6.0))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in (("x", 2), ("y", 3)))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "linear", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "model.onnx")
     code, out, _ = call(capsys, "onnx:model.onnx", "--inputs", "points.npz", *QUICK, "--json")
     assert code == 0 and len(json.loads(out)["classifiers"][0]["at"]) == 4
 
