@@ -115,8 +115,8 @@ class LinearValue:
 class ValueNetwork(nn.Module):
     """tanh network of the scaled state (and time to go): `[*copies, ..., d] -> [*copies, ...]`, in units of `size`.
 
-    With `vanishing` the network is multiplied by tau, so that what is added to it, h, is J's value at the end. The layers are
-    `nn.mlp.MLP`'s, with tanh between: values are smooth, and CTD differentiates them along the path.
+    With `vanishing` the network is multiplied by tau, so that what is added to it, h, is J's value at the end. Between the layers is
+    tanh: values are smooth, and CTD differentiates them along the path.
     """
 
     mean: Tensor
@@ -138,7 +138,7 @@ class ValueNetwork(nn.Module):
     ):
         super().__init__()
         self.timed, self.vanishing = timed, vanishing
-        self.mlp = MLP((dim + int(timed), *hidden, 1), copies, generator=generator, device=device).to(dtype)
+        self.mlp = MLP((dim + int(timed), *hidden, 1), copies, activation="tanh", generator=generator, device=device).to(dtype)
         for name, value in (("mean", torch.zeros(dim)), ("std", torch.ones(dim)), ("horizon", torch.ones(())), ("size", torch.ones(()))):
             self.register_buffer(name, value.to(device, dtype))
 
@@ -153,14 +153,9 @@ class ValueNetwork(nn.Module):
             assert tau is not None
             y = torch.cat([(tau / self.horizon).unsqueeze(-1), y], -1)
         copies = self.mlp.copies
-        lead = y.shape[len(copies) : -1] if y.shape[: len(copies)] == copies else y.shape[:-1]
         own = y.shape[: len(copies)] == copies
-        y = y.reshape(*(copies if own else ()), -1, y.shape[-1])
-        last = len(self.mlp.weights) - 1
-        for i, (w, b) in enumerate(zip(self.mlp.weights, self.mlp.biases, strict=True)):
-            y = torch.baddbmm(b.unsqueeze(-2), y.expand(*copies, *y.shape[-2:]), w) if len(copies) == 1 else y @ w + b.unsqueeze(-2)
-            if i < last:
-                y = y.tanh()
+        lead = y.shape[len(copies) if own else 0 : -1]
+        y = self.mlp(y.reshape(*(copies if own else ()), -1, y.shape[-1]))
         v = y.squeeze(-1).reshape(*copies, *lead) * self.size
         return v * (tau / self.horizon) if self.vanishing and tau is not None else v
 
