@@ -76,6 +76,10 @@ def clip_norm_(params: Iterable[Tensor], max_norm: float, copies: tuple[int, ...
     """Scale the gradients so that each copy's total norm is at most `max_norm` (a fleet's members are clipped apart)."""
     grads = [p.grad for p in params if p.grad is not None]
     lead = len(copies)
+    if not lead:  # one kernel for all
+        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, (max_norm / (total + 1e-6)).clamp(max=1.0))
+        return
     square = sum(g.square().flatten(lead).sum(-1) for g in grads)  # [*copies]
     scale = (max_norm / (torch.as_tensor(square).sqrt() + 1e-6)).clamp(max=1.0)
     for g in grads:

@@ -148,35 +148,41 @@ class PPO(Method):
             advantage = advantage.flatten(lead)
             returns = advantage + value
         self._anneal()
-        sums = [torch.zeros(self.copies, device=self.device) for _ in range(5)]
-        minibatches = 0
+        losses = []
         for _ in range(c.epochs):
             order = torch.randperm(obs.shape[-2], generator=self.generator, device=self.device)
             for rows in order[: len(order) // c.minibatch * c.minibatch].view(-1, c.minibatch):
-                own = [x.index_select(lead, rows) for x in (obs, action, old_logprob, advantage, returns)]
-                for total, x in zip(sums, self._descend(*own), strict=True):
-                    total += x
-                minibatches += 1
-        explained = 1.0 - (returns - value).var(-1) / returns.var(-1).clamp_min(1e-12)
+                losses.append(self._descend(*(x.index_select(lead, rows) for x in (obs, action, old_logprob, advantage, returns))))
+        policy_loss, value_loss = torch.stack(losses).mean(0)
+        metrics = self._moved(obs, action, old_logprob) | {"policy_loss": policy_loss, "value_loss": value_loss}
+        metrics["explained_variance"] = 1.0 - (returns - value).var(-1) / returns.var(-1).clamp_min(1e-12)
         if not c.raw_obs:
             self._refresh(batch.obs.flatten(lead, lead + 1))
         self.steps += shape[-2] * shape[-1]
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipped")
-        return {name: x / minibatches for name, x in zip(names, sums, strict=True)} | {"explained_variance": explained}
+        return metrics
 
-    def _descend(self, obs: Tensor, action: Tensor, old_logprob: Tensor, advantage: Tensor, returns: Tensor) -> tuple[Tensor, ...]:
-        """One step of Eq. 9 on a minibatch `[*copies, b]`; what to report, `[*copies]` each."""
+    def _descend(self, obs: Tensor, action: Tensor, old_logprob: Tensor, advantage: Tensor, returns: Tensor) -> Tensor:
+        """One step of Eq. 9 on a minibatch `[*copies, b]`; its policy and value loss, `[2, *copies]`."""
         c = self.config
         distribution = self.policy.distribution(obs)
-        logprob, entropy = distribution.log_prob(action), distribution.entropy().mean(-1)
-        policy_loss = clipped_surrogate(logprob, old_logprob, standardised(advantage), c.clip)
+        policy_loss = clipped_surrogate(distribution.log_prob(action), old_logprob, standardised(advantage), c.clip)
         value_loss = (self.critic(obs).squeeze(-2) - returns).square().mean(-1)
-        loss = policy_loss + c.value_weight * value_loss - c.entropy_weight * entropy
+        loss = policy_loss + c.value_weight * value_loss
+        if c.entropy_weight:
+            loss = loss - c.entropy_weight * distribution.entropy().mean(-1)
         descend(loss.sum(), self.optimiser, c.max_norm, self.copies)
-        moved = (logprob - old_logprob).detach()
-        kl = (moved.exp() - 1.0 - moved).mean(-1)  # Schulman's estimate of small variance
-        clipped = (moved.exp() - 1.0).abs().gt(c.clip).float().mean(-1)
-        return policy_loss.detach(), value_loss.detach(), entropy.detach(), kl, clipped
+        return torch.stack([policy_loss.detach(), value_loss.detach()])
+
+    @torch.no_grad()
+    def _moved(self, obs: Tensor, action: Tensor, old_logprob: Tensor) -> dict[str, Tensor]:
+        """How far the policy is now from the one that played, `[*copies]` each."""
+        distribution = self.policy.distribution(obs)
+        moved = distribution.log_prob(action) - old_logprob
+        return {
+            "entropy": distribution.entropy().mean(-1),
+            "approx_kl": (moved.exp() - 1.0 - moved).mean(-1),  # Schulman's estimate of small variance
+            "clipped": (moved.exp() - 1.0).abs().gt(self.config.clip).float().mean(-1),
+        }
 
     def _scaled(self, batch: Segments) -> Tensor:
         """Rewards divided by the running deviation of their discounted sum, which this batch enters first."""
