@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 
 from surefoot.errors import ConfigError, DataError, UnknownNameError
+from surefoot.nn.simplex import sparsemax
 
 Kind = Literal["uniform", "epsilon-greedy", "softmax", "igw", "greedy"]
 Parameter = float | np.ndarray
@@ -84,18 +86,8 @@ def floor_projection(p: np.ndarray, available: np.ndarray | None = None, epsilon
     there = _there(p, available)
     m = eps / there.sum(-1, keepdims=True)
     left = np.maximum(1.0 - eps, 1e-12)  # at epsilon = 1 nothing is left, and the projection is the uniform law
-    return np.where(there, m + (1.0 - eps) * sparsemax((p - m) / left, there), 0.0)
-
-
-def sparsemax(z: np.ndarray, available: np.ndarray | None = None) -> np.ndarray:
-    """Euclidean projection of z `[..., K]` onto the simplex (Martins and Astudillo, arXiv 1602.02068v2, Algorithm 1)."""
-    z, _ = _masked(z, available)
-    ordered = -np.sort(-z, -1)
-    ranks = np.arange(1, z.shape[-1] + 1)
-    total = ordered.cumsum(-1)
-    size = (1.0 + ranks * ordered > total).sum(-1, keepdims=True)  # of the support, k(z)
-    threshold = (np.take_along_axis(total, size - 1, -1) - 1.0) / size
-    return np.maximum(z - threshold, 0.0)
+    rest = torch.from_numpy(np.where(there, (p - m) / left, -np.inf))
+    return np.where(there, m + (1.0 - eps) * sparsemax(rest).numpy(), 0.0)
 
 
 # --- how much exploration ---------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from surefoot.methods.exact.exploration import (
     power_gamma,
     regret,
     softmax,
-    sparsemax,
     squarecb_gamma,
     survivors,
     uniform,
@@ -178,17 +177,6 @@ def test_floor_is_the_nearest_distribution_above_it(problem, epsilon):
     # the projection's condition: no direction into the set brings it nearer
     for other in (uniform(f, there), floor_projection(greedy(f, there), there, epsilon)):
         assert (((p - q) * (other - q)).sum(1) <= 1e-9).all()
-
-
-def test_sparsemax_is_the_projection_onto_the_simplex():
-    rng = np.random.default_rng(1)
-    for z in 2.0 * rng.standard_normal((5, 4)):
-        p = sparsemax(z)
-        found = minimize(
-            lambda q, z=z: ((q - z) ** 2).sum(),
-            np.full(4, 0.25), bounds=[(0.0, 1.0)] * 4, constraints={"type": "eq", "fun": lambda q: q.sum() - 1.0}, tol=1e-14,
-        )  # fmt: skip
-        np.testing.assert_allclose(p, found.x, atol=1e-6)
 
 
 def test_ties_go_to_the_first_and_equal_scores_are_uniform():
