@@ -16,6 +16,7 @@ from benchmarks import (
     exact_martingale,
     exact_particles,
     exact_r2pvi,
+    on_policy,
     parts,
     rollouts,
     speed,
@@ -33,7 +34,7 @@ EXACT: dict[str, Callable[[Path], None]] = {
 BESIDE: dict[str, Callable[[Path, str | None], None]] = {"particles": exact_particles.main, "bandits": exact_bandits.main}
 """Those that have a peer."""
 
-NAMES = ("speed", "parts", "rollouts", "certificate", *EXACT, *BESIDE)
+NAMES = ("speed", "parts", "rollouts", "certificate", "on_policy", *EXACT, *BESIDE)
 
 
 def main(argv: list[str]) -> int:
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
         rollouts.main(options.out)
     if "certificate" in options.only:
         rollouts.certificate(options.out)
+    if "on_policy" in options.only:
+        on_policy.main(options.out)
     for name in options.only:
         if name in EXACT:
             EXACT[name](options.out)
