@@ -24,7 +24,7 @@ from surefoot.evaluation.statistics import mean_interval, welch
 from surefoot.methods.online.ppo import PPO, PPOConfig
 
 ENVS, STEPS, MINIBATCH, EPOCHS, EPISODES = 8, 256, 64, 10, 20
-RUNS = {"CartPole-v1": 60_000, "Pendulum-v1": 150_000, "Hopper-v5": 200_000, "HalfCheetah-v5": 200_000}
+RUNS = {"CartPole-v1": 60_000, "Pendulum-v1": 150_000, "Hopper-v5": 100_000, "HalfCheetah-v5": 100_000}
 SEEDS = range(3)
 
 
