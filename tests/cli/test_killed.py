@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 RUNS = {
-    "td3_bc": "--data pendulum-mixed --weighting aw --seeds 2 --steps 150 --checkpoint-every 5 --eval-every 40 --max-steps 20",
+    "td3_bc": "--data pendulum-mixed --weighting aw --seeds 2 --steps 150 --checkpoint-every 5 --eval-every 40 --max-steps 20 "
+    "--batch-size 8",
     "dqn": "--env CartPole-v1 --seeds 2 --steps 150 --checkpoint-every 7 --eval-every 50 --max-steps 30 --frame-stack 2 --noise 0.05 "
-    "--buffer-size 120 --warmup 40 --env-steps 6 --updates 4 --n-envs 2",
+    "--buffer-size 120 --warmup 40 --env-steps 6 --updates 4 --n-envs 2 --batch-size 8",
     "sac": "--env Pendulum-v1 --data pendulum-mixed --steps 60 --checkpoint-every 3 --eval-every 0 --max-steps 30 "
-    "--buffer-size 60 --warmup 20",
+    "--buffer-size 60 --warmup 20 --batch-size 8",
+    "ppo": "--env CartPole-v1 --seeds 2 --steps 1400 --checkpoint-every 30 --eval-every 300 --max-steps 30 --n-steps 8 --n-envs 2 "
+    "--minibatch 8 --epochs 1 --anneal 1000",
 }
-SMALL = "--hidden 8 8 --batch-size 8 --eval-episodes 1 --episodes 2 --log-every 3"
+SMALL = "--hidden 8 8 --eval-episodes 1 --episodes 2 --log-every 3"
 
 
 def files(run: Path) -> dict[str, bytes]:

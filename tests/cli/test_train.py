@@ -191,6 +191,19 @@ def test_an_online_run_with_frames_and_noise(capsys):
     assert any("train/env_steps" in row for row in rows)
 
 
+def test_steps_of_an_on_policy_run_are_steps_in_the_environment(capsys):
+    settings = ("--env", "Pendulum-v1", "--n-steps", "8", "--n-envs", "2", "--minibatch", "8", "--epochs", "1", "--hidden", "8")
+    code, _, err = call(
+        capsys, "ppo", *settings, "--steps", "40", "--max-steps", "20", "--log-every", "16", "--eval-every", "20", "--eval-episodes", "1",
+        "--episodes", "2", "--out", "run",
+    )  # fmt: skip
+    assert code == 0, err
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [row["train/env_steps"] for row in rows if "train/env_steps" in row] == [16.0, 32.0, 48.0]
+    assert [row["step"] for row in rows if "eval/return" in row] == [32, 48]
+    assert load_policy("run").normaliser.active
+
+
 def test_the_default_folder_is_under_runs(capsys):
     code, _, _ = call(capsys, "bc", "--data", "log.npz", "--steps", "2", *SMALL)
     assert code == 0
@@ -332,6 +345,8 @@ def test_a_diverged_run_keeps_a_policy(capsys):
         (["sac", "--env", "Pendulum-v1", "--data", "log.npz", "--log-share", "0"], ["--log-share is 0"]),
         (["sac", "--env", "Pendulum-v1", "--data", "log.npz", "--noise", "0.1"], ["do not go with --data"]),
         (["dqn", "--env", "CartPole-v1", "--data", "log.npz"], ["CartPole-v1"]),
+        (["ppo", "--env", "Pendulum-v1", "--data", "log.npz"], ["not from a log", "leave --data out"]),
+        (["ppo"], ["--env"]),
         (["--steps", "3"], ["must be a method"]),
         (["policy-smoothing"], ["not learned with", "docs/methods/policy-smoothing.md"]),
         (["r2pvi"], ["not learned with", "docs/methods/r2pvi.md"]),
