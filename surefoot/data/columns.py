@@ -82,7 +82,9 @@ def need(columns: Columns, field: str, source: str) -> Column:
     column = find(columns, field, source)
     if column is None:
         there = ", ".join(sorted(columns)[:12]) or "nothing"
-        raise DataError(f"{source}: there is no field {field!r} ({' or '.join(ALIASES[field][:3])}); it holds {there}.")
+        bandit = any(name.startswith(("context", "propensity")) for name in columns)
+        hint = "; a log of a contextual bandit is read by `surefoot bandit replay`" if bandit else ""
+        raise DataError(f"{source}: there is no field {field!r} ({' or '.join(ALIASES[field][:3])}); it holds {there}{hint}.")
     return column
 
 

@@ -176,3 +176,9 @@ def test_misuse_exits_2_with_a_sentence(capsys, log, tmp_path, arguments, words)
     assert len(lines) == 1
     assert words in lines[0]
     assert sorted(path for path in tmp_path.iterdir() if path.name != "__pycache__") == before
+
+
+def test_a_bandit_log_is_sent_to_its_own_verb(capsys, tmp_path):
+    np.savez(tmp_path / "bandit.npz", context=np.zeros((3, 2)), action=np.zeros(3, int), reward=np.zeros(3), propensity=np.full(3, 0.5))
+    assert main(["data", "inspect", "bandit.npz"]) == 2
+    assert "a log of a contextual bandit is read by `surefoot bandit replay`" in capsys.readouterr().err
