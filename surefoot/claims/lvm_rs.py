@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from surefoot.claims.base import Check, Claim, Context, Scores, derived, stated, table
-from surefoot.errors import ConfigError, MissingExtraError
+from surefoot.data.images import DIGITS, read_images
+from surefoot.errors import ConfigError
 from surefoot.evaluation.lvm_rs import Certified, Map, certify_input, cohen, simplex_maps
 from surefoot.evaluation.statistics import hierarchical_interval
 from surefoot.nn.mlp import MLP
@@ -69,23 +70,16 @@ def certified_radii(task: Task) -> dict[str, np.ndarray]:
 
 def digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """scikit-learn's 1,797 digits of 64 pixels in [0, 1], 70 % to train with and the rest, shuffled and stratified."""
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "bandits") from None
-    images, labels = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(images / 16.0, labels, test_size=0.3, stratify=labels, random_state=seed)
-    part = lambda a, b: (torch.tensor(a, dtype=torch.float32), torch.tensor(b))  # noqa: E731
-    return part(x, y), part(x_test, y_test)
+    train, rest = ((images.read().flatten(1), images.y) for images in read_images(DIGITS, held_out=0.3, seed=seed))
+    return train, rest
 
 
-def train(x: Tensor, y: Tensor, sigma: float, seed: int) -> MLP:
+def train(x: Tensor, y: Tensor, sigma: float, seed: int, epochs: int = EPOCHS) -> MLP:
     """A 64-256-256-10 network on images with fresh Gaussian noise of `sigma` in every epoch."""
     generator = torch.Generator().manual_seed(seed)
     net = MLP((x.shape[1], 256, 256, 10), generator=generator)
     optimiser = adam(net.parameters(), 1e-3)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=generator).split(BATCH):
             noisy = x[rows] + sigma * torch.randn(len(rows), x.shape[1], generator=generator)
             descend(torch.nn.functional.cross_entropy(net(noisy), y[rows]), optimiser)

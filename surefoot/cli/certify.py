@@ -1,4 +1,5 @@
-"""`surefoot certify POLICY…`: what the expected return cannot fall below, whatever an attacker of the observations does."""
+"""`surefoot certify POLICY…`: what the expected return cannot fall below, whatever an attacker of the observations does; or, with
+`--actions` and `--inputs`, how far an observation can be moved before a choice changes."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from surefoot.cli.certify_inputs import certify_inputs
+from surefoot.cli import certify_actions, certify_inputs
 from surefoot.cli.evaluate import number
 from surefoot.cli.subjects import Subject, load_subjects, read_settings, write_evidence
 from surefoot.errors import ConfigError
@@ -26,8 +27,9 @@ from surefoot.steering.smoothed import Smoothed
 @dataclass(frozen=True)
 class Options:
     """Play noisy, unattacked episodes of each policy and bound its expected return against every attacker whose changes of the
-    observations have a total l2 norm of at most a budget, over the whole episode (policy smoothing). With --inputs: the l2 radius
-    around each input in which the smoothed classifier or policy makes the same choice (LVM-RS).
+    observations have a total l2 norm of at most a budget, over the whole episode (policy smoothing). With --actions: the l2 radius
+    around states along the policy's own episodes in which its smoothed choice stays the same (LVM-RS). With --inputs: the same around
+    inputs of a classifier, or observations of a log.
 
     The certificate is of the policy with the noise, which must be the one that is deployed. Members of a fleet are certified together:
     they share alpha, so that the best may be chosen by its bound; DIR@MEMBER certifies one alone.
@@ -41,10 +43,10 @@ class Options:
     """Attack budgets, in units of the observation."""
     env: str | None = None
     """Gymnasium environment (default: the one of the policy's run)."""
-    episodes: int = 10_000
-    """Episodes per member; more make the bound tighter."""
+    episodes: int | None = None
+    """Episodes per member; more make the bound tighter (default: 10,000; with --actions, along which the states lie: 10)."""
     alpha: float = 0.05
-    """Probability that the bounds are wrong: they hold with confidence 1 - alpha, all budgets together."""
+    """Probability that the bounds are wrong: they hold with confidence 1 - alpha, all budgets together; a choice's radius by itself."""
     bound: Literal["auto", "clopper", "dkw"] = "auto"
     """clopper: Clopper-Pearson at each integer; dkw: a band, for any returns; auto: clopper where returns are known to be integers."""
     r_min: float | None = None
@@ -55,15 +57,22 @@ class Options:
     """Seed of the episodes; it must not be one that the policy or sigma was chosen with."""
     max_steps: int | None = None
     """Steps after which an episode is cut off (default: the run's limit, or the environment's own)."""
+    actions: bool = False
+    """Certify choices instead of returns: the discrete actions of the policy at states along greedy episodes of its own."""
+    states: int = 200
+    """With --actions: how many of each member, evenly spaced."""
     inputs: Path | None = None
     """Certify choices instead of returns: an npz with x (and classes y), or a log, whose observations are taken. POLICY is then a
     classifier (onnx:FILE, python:MODULE:NAME: a torch module or a function to scores) or a policy with discrete actions."""
     limit: int = 100
     """With --inputs: how many of them, evenly spaced."""
     samples: int = 10_000
-    """With --inputs: noisy copies of each that certify it."""
+    """With --actions and --inputs: noisy copies of each state or input that certify it."""
     selection: int = 500
-    """With --inputs: further noisy copies, on which the class and the map to the simplex are chosen."""
+    """With --actions and --inputs: further noisy copies, on which the class and the map to the simplex are chosen."""
+    maps: Literal["all", "votes"] = "all"
+    """With --actions and --inputs: what counts of a noisy copy. all: its scores, through the map that suits the input (LVM-RS); votes:
+    which is the largest, alone."""
     trust: bool = False
     """Load files that can only be read by executing them (Stable-Baselines3 zips contain pickles)."""
     json: bool = False
@@ -73,8 +82,10 @@ class Options:
 def main(argv: list[str]) -> int:
     """Entry of the verb; returns the exit code."""
     options = tyro.cli(Options, args=argv, prog="surefoot certify")
+    if options.inputs is not None and options.actions:
+        raise ConfigError("--actions certifies at a policy's own states and --inputs at those of a file: give one of the two.")
     if options.inputs is not None:
-        return certify_inputs(options, argv)
+        return certify_inputs.main(options, argv)
     check_settings(options.budgets, 1.0 if options.sigma is None else options.sigma, options.alpha)
     console = Console(stderr=True)
     loaded = load_subjects(options.policies, env=options.env, max_steps=options.max_steps, trust=options.trust)
@@ -82,17 +93,25 @@ def main(argv: list[str]) -> int:
     for subject, policy in subjects:
         if not policy.sigma > 0.0:
             raise ConfigError(f"{subject.name} was trained without noise: give the standard deviation of the noise (--sigma).")
-        settle_range(subject.env, subject.max_steps, options.bound, options.r_min, options.r_max)
+        if not options.actions:
+            settle_range(subject.env, subject.max_steps, options.bound, options.r_min, options.r_max)
+    if options.actions:
+        return certify_actions.main(subjects, options, argv, console)
     results = []
     for subject, policy in subjects:
         with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(f"{subject.name}: noisy episodes of {subject.env}", total=subject.members * options.episodes)
+            task = bar.add_task(f"{subject.name}: noisy episodes of {subject.env}", total=subject.members * episodes(options))
             moved = partial(bar.update, task)
             results.append(certified(subject, policy, options, argv, console, lambda ended, moved=moved: moved(completed=ended)))  # type: ignore[misc]
     console.print(table(results))
     if options.json:
         print(json.dumps({"policies": results}, indent=2))
     return 0
+
+
+def episodes(options: Options) -> int:
+    """How many make a certificate of the return."""
+    return 10_000 if options.episodes is None else options.episodes
 
 
 def certified(
@@ -103,7 +122,7 @@ def certified(
         policy,
         subject.env,
         options.budgets,
-        episodes=options.episodes,
+        episodes=episodes(options),
         alpha=options.alpha,
         bound=options.bound,
         r_min=options.r_min,

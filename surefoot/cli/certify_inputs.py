@@ -10,27 +10,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from surefoot.cli.evaluate import number
 from surefoot.data.inputs import Inputs, read_inputs
-from surefoot.errors import ConfigError
-from surefoot.evaluation.lvm_rs import ABSTAIN, Certified, average_certified_radius, certified_accuracy, certify_input
+from surefoot.errors import ConfigError, DataError
+from surefoot.evaluation.certified_actions import SHARES
+from surefoot.evaluation.lvm_rs import (
+    ABSTAIN,
+    VOTES,
+    Certified,
+    Map,
+    average_certified_radius,
+    certified_accuracy,
+    certify_inputs,
+    simplex_maps,
+)
+from surefoot.evaluation.noisy_copies import NoisyCopies
 from surefoot.policies.base import Policy
 from surefoot.policies.loading import load_classifier
-from surefoot.progress import watched
 
 if TYPE_CHECKING:
     from surefoot.cli.certify import Options
 
-NOTHING = -2
-"""No class, and not ABSTAIN either."""
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Radii of the table, in units of sigma."""
-
-
-def certify_inputs(options: Options, argv: Sequence[str]) -> int:
+def main(options: Options, argv: Sequence[str]) -> int:
     """Certify every named classifier at the inputs; returns the exit code."""
     assert options.inputs is not None
     if not options.policies:
@@ -40,7 +45,7 @@ def certify_inputs(options: Options, argv: Sequence[str]) -> int:
     console = Console(stderr=True)
     inputs = read_inputs(options.inputs).evenly(options.limit)
     loaded = [load_classifier(ref, inputs.x.shape[1:], trust=options.trust) for ref in options.policies]
-    results = [certified_at(ref, policy, inputs, options) for ref, policy in zip(options.policies, loaded, strict=True)]
+    results = [certified_at(ref, policy, inputs, options, console) for ref, policy in zip(options.policies, loaded, strict=True)]
     console.print(table(results, inputs))
     console.print(
         "A radius is about the classifier with the noise, through the map that was chosen at that input; with confidence"
@@ -53,17 +58,16 @@ def certify_inputs(options: Options, argv: Sequence[str]) -> int:
     return 0
 
 
-def certified_at(ref: str, policy: Policy, inputs: Inputs, options: Options) -> dict[str, Any]:
+def certified_at(ref: str, policy: Policy, inputs: Inputs, options: Options, console: Console) -> dict[str, Any]:
     """One classifier's certificates as JSON."""
     assert options.sigma is not None
-    generator = torch.Generator().manual_seed(options.seed)
-    found = [
-        certify_input(policy, x, options.sigma, n0=options.selection, n=options.samples, alpha=options.alpha, generator=generator)
-        for x in watched(list(torch.from_numpy(inputs.x)), f"{ref}: inputs")
-    ]
-    radii = np.array(SHARES) * options.sigma
-    own = np.array([NOTHING if each.label == ABSTAIN else each.label for each in found])
-    labels = own if inputs.y is None else inputs.y  # without classes: the share that is certified to keep its own choice
+    x, radii = torch.from_numpy(inputs.x), np.array(SHARES) * options.sigma
+    maps, generator = maps_of(options.maps), torch.Generator().manual_seed(options.seed)
+    settings: dict[str, Any] = {"n0": options.selection, "n": options.samples, "alpha": options.alpha, "maps": maps, "generator": generator}
+    check_classes(inputs, NoisyCopies(policy, x, options.sigma, None, generator).classes())
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{ref}: inputs", total=len(x))
+        found = certify_inputs(policy, x, options.sigma, progress=lambda done: bar.update(task, completed=done), **settings)
     return {
         "classifier": ref,
         "inputs": inputs.source,
@@ -72,14 +76,27 @@ def certified_at(ref: str, policy: Policy, inputs: Inputs, options: Options) -> 
         "alpha": options.alpha,
         "samples": options.samples,
         "selection": options.selection,
+        "maps": options.maps,
         "seed": options.seed,
         "labelled": inputs.y is not None,
         "abstained": sum(each.label == ABSTAIN for each in found),
-        "average_radius": average_certified_radius(found, labels),
+        "average_radius": average_certified_radius(found, inputs.y),
         "radii": radii.tolist(),
-        "certified": certified_accuracy(found, labels, radii).tolist(),
-        "at": [_row(each, None if inputs.y is None else int(y)) for each, y in zip(found, labels, strict=True)],
+        "certified": certified_accuracy(found, inputs.y, radii).tolist(),
+        "at": [_row(each, None if inputs.y is None else int(inputs.y[i])) for i, each in enumerate(found)],
     }
+
+
+def maps_of(name: str) -> list[Map]:
+    """What counts of a noisy copy: the option `--maps`."""
+    return simplex_maps() if name == "all" else VOTES
+
+
+def check_classes(inputs: Inputs, classes: int) -> None:
+    """Raises DataError for a label that is none of the classifier's classes."""
+    if inputs.y is not None and inputs.y.max() >= classes:
+        row = int((inputs.y >= classes).argmax())
+        raise DataError(f"{inputs.source}: field 'y' says class {inputs.y[row]} for input {row}, but the classes are 0 to {classes - 1}.")
 
 
 def _row(each: Certified, label: int | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import floor, log, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -55,7 +55,7 @@ def clopper_pearson_lower(k: int | Sequence[int] | np.ndarray, n: int, level: fl
     k = np.asarray(k)
     if n < 1 or (k < 0).any() or (k > n).any():
         raise ConfigError(f"{k.tolist()} successes in {n} trials: there must be at least one trial and 0 to n successes.")
-    _check_alpha(level)
+    check_alpha(level)
     # the beta quantile has no value at k = 0, where the bound is 0
     return np.where(k == 0, 0.0, stats.beta.ppf(level, np.maximum(k, 1), n - np.maximum(k, 1) + 1))
 
@@ -69,7 +69,7 @@ def dkw_epsilon(n: int, alpha: float) -> float:
     """Half-width of the band around an empirical distribution function of n values (Dvoretzky-Kiefer-Wolfowitz, Massart)."""
     if n < 1:
         raise ConfigError(f"n is {n}: a confidence band needs at least one value.")
-    return float(np.sqrt(np.log(2.0 / _check_alpha(alpha)) / (2.0 * n)))
+    return float(np.sqrt(np.log(2.0 / check_alpha(alpha)) / (2.0 * n)))
 
 
 def shifted_expectation(levels: np.ndarray, survival: np.ndarray, budgets: Numbers, sigma: float) -> np.ndarray:
@@ -106,7 +106,7 @@ def certified_return(
     Raises ConfigError for settings outside their range, DataError for returns outside [r_min, r_max].
     """
     returns = sample(returns, "returns")
-    _check_alpha(alpha)
+    check_alpha(alpha)
     _check_range(returns, r_min, r_max)
     if bound == "clopper":
         levels = _integer_grid(returns, r_min, r_max) if grid is None else _fixed_grid(grid, r_min, r_max)
@@ -130,7 +130,7 @@ def certified_return_per_step(rewards: np.ndarray, budgets: Numbers, sigma: floa
     if not np.isin(rewards, (0.0, 1.0)).all():
         raise DataError("the certificate a step needs rewards that are 0 or 1.")
     n, steps = rewards.shape
-    q = clopper_pearson_lower(rewards.sum(0).astype(np.int64), n, _check_alpha(alpha) / steps)
+    q = clopper_pearson_lower(rewards.sum(0).astype(np.int64), n, check_alpha(alpha) / steps)
     budgets = np.atleast_1d(np.asarray(budgets, np.float64))
     return gaussian_shift(q, budgets[:, None] * np.sqrt(np.arange(1, steps + 1)), sigma).sum(-1)
 
@@ -166,7 +166,8 @@ def _check_range(returns: np.ndarray, r_min: float, r_max: float | None) -> None
         raise DataError(f"return {i} is {returns[i]:g}, outside {limits}: r_min and r_max must hold for every episode.")
 
 
-def _check_alpha(alpha: float) -> float:
+def check_alpha(alpha: float) -> float:
+    """The probability itself; raises ConfigError where it is none, or certain."""
     if not 0.0 < alpha < 1.0:
         raise ConfigError(f"alpha is {alpha}: the probability of error must lie between 0 and 1.")
     return alpha
@@ -276,9 +277,10 @@ def certify(
         raise PolicyError(f"a {type(policy).__name__} policy has no certificate: wrap it with noise, Smoothed(policy, sigma), first.")
     levels = check_settings(budgets, policy.sigma, alpha)  # before the episodes are played
     low, high, bound = settle_range(env_id, max_steps, bound, r_min, r_max)
+    own = alpha / prod(policy.copies)
+    check_episodes(episodes, own, bound)
     played = rollout(policy, env_id, episodes, seed=seed, max_steps=max_steps, n_envs=n_envs, progress=progress)
     members = played.returns.reshape(-1, episodes)
-    own = alpha / prod(policy.copies)
     lower = [certified_return(r, levels, policy.sigma, alpha=own, bound=bound, r_min=low, r_max=high) for r in members]
     shape = (*policy.copies, levels.size)
     limit = time_limit(env_id, max_steps)
@@ -291,8 +293,17 @@ def check_settings(budgets: Numbers, sigma: float, alpha: float) -> np.ndarray:
     if levels.ndim != 1 or levels.size == 0:
         raise ConfigError("no attack budget was given: give one or more, in units of the observation.")
     gaussian_shift(0.5, levels, sigma)
-    _check_alpha(alpha)
+    check_alpha(alpha)
     return levels
+
+
+def check_episodes(episodes: int, alpha: float, bound: Bound) -> None:
+    """Raises ConfigError where the band is so wide that no returns could prove more than r_min (Clopper-Pearson always proves a little)."""
+    least = floor(log(2.0 / alpha) / 2.0) + 1  # dkw_epsilon < 1
+    if bound == "dkw" and episodes < least:
+        raise ConfigError(
+            f"episodes is {episodes}: so few cannot prove more than r_min with confidence {1.0 - alpha:g}; take {least} or more."
+        )
 
 
 def settle_range(

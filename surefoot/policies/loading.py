@@ -54,7 +54,7 @@ def load_classifier(ref: str, shape: tuple[int, ...], *, trust: bool = False) ->
         raise PolicyError(f"{ref} is a fleet of {policy.copies[0]}: name one of its members, for example {ref}@0.")
     if policy.start(1) is not None:
         raise PolicyError(
-            f"{ref} acts on more than one observation (frame stack, memory): it can be certified over episodes, without --inputs."
+            f"{ref} acts on more than one observation (frame stack, memory): certify it along episodes of its own, with --actions."
         )
     return policy
 

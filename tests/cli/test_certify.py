@@ -140,6 +140,7 @@ def test_returns_that_are_not_integers(capsys, tmp_path):
         ([LEAN[0], "--env", "Hopper-v5", "--sigma", "0.1"], "--r-min"),
         ([LEAN[0], "--sigma", "0.1"], "--env"),
         ([*LEAN, "--sigma", "0.1", "--episodes", "0"], "episodes is 0"),
+        ([*LEAN, "--sigma", "0.1", "--episodes", "1", "--bound", "dkw"], "confidence 0.95; take 2 or more"),
         ([*LEAN, "--sigma", "0.1", "--max-steps", "0"], "max_steps is 0"),
     ],
 )

@@ -45,6 +45,7 @@ def workplace(tmp_path, monkeypatch):
     x = np.array([[2.0, 0.0], [-2.0, 0.0], [0.3, 1.0], [0.0, 0.0]], np.float32)
     np.savez(tmp_path / "points.npz", x=x, y=np.array([0, 1, 1, 0]))
     np.savez(tmp_path / "bare.npz", x=x)
+    np.savez(tmp_path / "three.npz", x=x, y=np.array([0, 2, 1, 0]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "planes", raising=False)
@@ -68,6 +69,11 @@ def test_a_classifier_of_ones_own(capsys, name):
     assert all(each["radius"] <= distance for each, distance in zip(at, (2.0, 2.0, 0.3, 0.0), strict=True))
     assert result["certified"][0] == 0.5 and result["abstained"] == 1
     assert result["average_radius"] == pytest.approx((at[0]["radius"] + at[1]["radius"]) / 4)
+
+
+def test_votes_alone(capsys):
+    code, out, _ = call(capsys, "python:planes:plane", "--inputs", "points.npz", *QUICK, "--maps", "votes", "--json")
+    assert code == 0 and {each["map"] for each in json.loads(out)["classifiers"][0]["at"]} == {"argmax"}
 
 
 def test_without_classes_the_choice_itself_is_certified(capsys):
@@ -106,10 +112,15 @@ def test_an_onnx_classifier(capsys, tmp_path):
         (("python:planes:one_class", "--inputs", "points.npz", *QUICK), "c >= 2 classes"),
         (("python:planes:broken", "--inputs", "points.npz", *QUICK), "NaN or infinite"),
         (("python:planes:plane", "--inputs", "points.npz", "--sigma", "0.5", "--samples", "3"), "take 6 or more"),
+        (("python:planes:plane", "--inputs", "points.npz", "--sigma", "0.5", "--samples", "10", "--alpha", "0.001"), "take 11 or more"),
+        (("python:planes:plane", "--inputs", "points.npz", "--sigma", "0.5", "--selection", "1"), "n0 is 1"),
+        (("python:planes:plane", "--inputs", "points.npz", "--sigma", "0"), "sigma is 0"),
+        (("python:planes:plane", "--inputs", "points.npz", "--sigma", "0.5", "--alpha", "1"), "alpha is 1"),
+        (("python:planes:plane", "--inputs", "three.npz", *QUICK), "says class 2 for input 1, but the classes are 0 to 1"),
         (("python:planes:plane", "--inputs", "points.npz", *QUICK, "--limit", "0"), "at least one is needed"),
         (("python:planes:plane", "--inputs", "none.npz", *QUICK), "none.npz"),
         (("fleet", "--inputs", "log.npz", *QUICK), "name one of its members"),
-        (("stack", "--inputs", "points.npz", *QUICK), "more than one observation"),
+        (("stack", "--inputs", "points.npz", *QUICK), "certify it along episodes of its own, with --actions"),
         (("continuous", "--inputs", "points.npz", *QUICK), "continuous actions"),
     ],
 )

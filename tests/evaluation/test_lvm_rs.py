@@ -1,121 +1,44 @@
-"""LVM-RS: intervals, radii and Lipschitz constants by hand, coverage where the truth is known, and where the chosen map matters."""
+"""LVM-RS: pipelines by hand, many inputs against one at a time, classifiers with known geometry, and where the chosen map matters."""
 
 from math import inf, sqrt
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
-from statsmodels.stats.proportion import proportion_confint
 
 from surefoot.errors import ConfigError, DataError
 from surefoot.evaluation import lvm_rs
-from surefoot.evaluation.certificates import clopper_pearson_lower, clopper_pearson_upper
+from surefoot.evaluation.certificates import clopper_pearson_lower
 from surefoot.evaluation.lvm_rs import (
     ABSTAIN,
+    VOTES,
     Map,
+    all_outputs,
     average_certified_radius,
-    bernstein_shift,
     certified_accuracy,
     certify_input,
+    certify_inputs,
     cohen,
+    cohen_inputs,
+    own_outputs,
     predict,
-    radius_lipschitz,
-    radius_one_sided,
-    radius_two_sided,
     simplex_maps,
-    smoothed_lipschitz,
 )
-
-probabilities = st.floats(0.001, 0.999)
+from surefoot.evaluation.radii import bernstein_shift, radius_lipschitz, radius_one_sided, radius_two_sided, smoothed_lipschitz
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# --- intervals --------------------------------------------------------------------------------------------------------
-
-
-def test_bernstein_by_hand():
-    assert bernstein_shift(0.1, 10_000, 1e-4) == pytest.approx(0.006762, abs=1e-6)
-    assert bernstein_shift(0.0, 10_000, 1e-4) == pytest.approx(0.002311, abs=1e-6)
-    assert bernstein_shift(0.3, 1_000, 1e-4) == pytest.approx(0.065352, abs=1e-6)
-
-
-def test_clopper_pearson_on_both_sides():
-    assert clopper_pearson_lower(10_000, 10_000, 1e-3) == pytest.approx(0.999309, abs=1e-6)
-    assert clopper_pearson_lower(9_500, 10_000, 1e-4) == pytest.approx(0.941408, abs=1e-6)
-    assert clopper_pearson_upper(300, 10_000, 1e-4) == pytest.approx(0.036854, abs=1e-6)
-    assert clopper_pearson_upper(0, 10_000, 1e-4) == pytest.approx(0.000921, abs=1e-6)
-
-
-@given(st.integers(0, 500), st.floats(1e-6, 0.2))
-def test_clopper_pearson_is_that_of_statsmodels(k, level):
-    low, up = proportion_confint(k, 500, alpha=2 * level, method="beta")
-    assert clopper_pearson_lower(k, 500, level) == pytest.approx(np.nan_to_num(low), abs=1e-9)
-    assert clopper_pearson_upper(k, 500, level) == pytest.approx(1.0 if k == 500 else up, abs=1e-9)
-
-
-def test_bernstein_covers():
-    """2,000 repetitions of a skewed law: the mean lies outside to one side at most as often as it may."""
-    rng, level = np.random.default_rng(0), 0.05
-    samples = rng.beta(0.3, 3.0, (2_000, 200))
-    shift = bernstein_shift(samples.std(1, ddof=1), 200, level)
-    for missed in (samples.mean(1) - shift > 0.3 / 3.3, samples.mean(1) + shift < 0.3 / 3.3):
-        assert missed.mean() <= level + 3 * sqrt(level * (1 - level) / 2_000)
-
-
-# --- radii ------------------------------------------------------------------------------------------------------------
-
-
-def test_radii_by_hand():
-    agnostic = smoothed_lipschitz(inf, 0.5)
-    assert radius_lipschitz(0.9, 0.05, agnostic) == pytest.approx(0.532659, abs=1e-6)
-    assert radius_two_sided(0.9, 0.05, 0.5) == pytest.approx(0.731601, abs=1e-6)
-    assert radius_one_sided(0.9, 0.5) == pytest.approx(0.640776, abs=1e-6)
-    assert radius_lipschitz(0.45, 0.2, agnostic) == pytest.approx(0.156664, abs=1e-6)
-    assert radius_two_sided(0.45, 0.2, 0.5) == pytest.approx(0.178990, abs=1e-6)
-
-
-@given(probabilities, probabilities, st.floats(0.05, 2.0))
-def test_radii_are_ordered(a, b, sigma):
-    p_b, p_a = sorted((a, b))
-    p_b = min(p_b, 1.0 - p_a)
-    if p_a <= p_b:
-        return
-    two = radius_two_sided(p_a, p_b, sigma)
-    assert two >= radius_lipschitz(p_a, p_b, smoothed_lipschitz(inf, sigma)) - 1e-9
-    assert two >= radius_one_sided(p_a, sigma) - 1e-9
-    assert radius_two_sided(p_a, 1.0 - p_a, sigma) == pytest.approx(radius_one_sided(p_a, sigma), abs=1e-9)
-
-
-def test_certain_votes_give_a_finite_radius():
-    assert np.isfinite(radius_two_sided(1.0, 0.0, 0.5))
-
-
-def test_smoothed_lipschitz_constants_by_hand():
-    for (lipschitz, sigma), scalar, simplex in (
-        ((1.0, 1.0), 0.382925, 0.520500),
-        ((10.0, 0.5), 0.796557, 1.124629),
-        ((1e6, 0.5), 0.797885, 1.128379),
-    ):
-        assert smoothed_lipschitz(lipschitz, sigma, simplex=False) == pytest.approx(scalar, abs=1e-6)
-        assert smoothed_lipschitz(lipschitz, sigma) == pytest.approx(simplex, abs=1e-6)
-    assert smoothed_lipschitz(0.1, 1.0) == pytest.approx(0.1, abs=1e-6)
-    assert smoothed_lipschitz(inf, 0.5) == pytest.approx(1.128379, abs=1e-6)
-
-
-def test_a_smoothed_ramp_attains_the_bound():
-    lipschitz, sigma = 3.0, 0.25
-    ramp = lambda x: np.clip(lipschitz * x + 0.5, 0.0, 1.0)  # noqa: E731
-    at = lambda x: quad(lambda u: ramp(x + sigma * u) * stats.norm.pdf(u), -8, 8, points=[-0.17 / sigma, 0.17 / sigma], limit=200)[0]  # noqa: E731
-    slope = (at(1e-4) - at(-1e-4)) / 2e-4
-    assert slope == pytest.approx(1.485045, abs=1e-4)
-    assert smoothed_lipschitz(lipschitz, sigma, simplex=False) == pytest.approx(1.485045, abs=1e-6)
+def from_moments(of, mean, std, n, level, sigma=0.5):
+    """The certificate of one map at one input with these moments `[c]`."""
+    mean, std = (torch.tensor(a, dtype=torch.float64)[None, None] for a in (mean, std))
+    return lvm_rs._largest([[of]], mean, std, n=n, level=level, sigma=sigma, lipschitz=None)[0]
 
 
 # --- pipelines on given moments ---------------------------------------------------------------------------------------
@@ -123,7 +46,7 @@ def test_a_smoothed_ramp_attains_the_bound():
 
 def test_votes_by_hand():
     counts = np.array([9_000, 600, 400, *[0] * 7])
-    found = lvm_rs._candidates([Map("argmax")], counts[None] / 1e4, np.zeros((1, 10)), 10_000, 1e-4, 0.5, None)[0]
+    found = from_moments(Map("argmax"), counts / 1e4, np.zeros(10), 10_000, 1e-4)
     assert (found.label, found.lower, found.upper) == (0, pytest.approx(0.888409, abs=1e-6), pytest.approx(0.069308, abs=1e-6))
     assert found.radius == pytest.approx(0.674770, abs=1e-6)
     low = float(clopper_pearson_lower(9_000, 10_000, 1e-3))
@@ -131,39 +54,122 @@ def test_votes_by_hand():
 
 
 def test_soft_maps_by_hand():
-    mean, std = np.array([[0.88, 0.08, 0.04]]), np.array([[0.1, 0.08, 0.05]])
+    mean, std = np.array([0.88, 0.08, 0.04]), np.array([0.1, 0.08, 0.05])
     level = 1e-3 / 3
-    np.testing.assert_allclose(bernstein_shift(std[0], 10_000, level), [0.006201, 0.005367, 0.004116], atol=1e-6)
-    found = lvm_rs._candidates([Map("softmax", 1.0)], mean, std, 10_000, level, 0.5, None)[0]
+    np.testing.assert_allclose(bernstein_shift(std, 10_000, level), [0.006201, 0.005367, 0.004116], atol=1e-6)
+    found = from_moments(Map("softmax", 1.0), mean, std, 10_000, level)
     assert (found.lower, found.upper) == (pytest.approx(0.873799, abs=1e-6), pytest.approx(0.085367, abs=1e-6))
     assert found.radius == pytest.approx(0.628595, abs=1e-6)
 
 
 def test_the_runner_up_is_another_class():
     """The class with the largest upper bound need not be the one with the largest lower bound."""
-    mean, std = np.array([[0.50, 0.49, 0.01]]), np.array([[0.01, 0.5, 0.01]])
-    found = lvm_rs._candidates([Map("softmax", 1.0)], mean, std, 1_000, 0.01, 0.5, None)[0]
+    found = from_moments(Map("softmax", 1.0), [0.50, 0.49, 0.01], [0.01, 0.5, 0.01], 1_000, 0.01)
     assert found.label == 0 and found.upper > found.lower and found.radius < 0.0
 
 
-# --- maps and moments -------------------------------------------------------------------------------------------------
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+logits = st.lists(st.floats(-20.0, 20.0), min_size=2, max_size=5)
+every_map = st.sampled_from(simplex_maps((0.1, 1.0, 7.0, 50.0)))
+
+
+@given(every_map, logits, st.floats(-5.0, 5.0), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_what_every_map_keeps(of, z, shift, random):
+    z = torch.tensor(z, dtype=torch.float64)
+    p = of(z)
+    assert p.min() >= 0.0 and p.sum() == pytest.approx(1.0)
+    assert p[z.argmax()] == p.max()  # the class with the largest logit
+    assert bool(((p[:, None] - p[None])[z[:, None] > z[None]] >= -1e-12).all())  # order
+    if of.kind != "argmax":  # whose ties rounding breaks
+        torch.testing.assert_close(of(z + shift), p, atol=1e-9, rtol=0)
+    order = list(range(len(z)))
+    random.shuffle(order)
+    if len(set(z.tolist())) == len(z):  # which of equals comes first is the argmax's choice
+        torch.testing.assert_close(of(z[order]), p[order], atol=1e-12, rtol=0)
+
+
+@given(st.sampled_from(simplex_maps((0.1, 1.0, 7.0, 50.0))[1:]), st.integers(0, 10_000), st.integers(2, 8), st.floats(1e-4, 3.0))
+@settings(deadline=None)
+def test_maps_are_as_steep_as_their_constants_say(of, seed, c, size):
+    z, step = torch.randn(2, c, generator=generator(seed), dtype=torch.float64)
+    moved = (of(z + size * step) - of(z)).norm()
+    assert moved <= of.lipschitz(1.0) * size * step.norm() * (1.0 + 1e-9)
 
 
 def test_sharp_maps_are_votes():
-    logits = torch.randn(500, 4, generator=generator(), dtype=torch.float64)
-    maps = [Map("argmax"), Map("softmax", 1e7), Map("sparsemax", 1e7)]
-    mean, _ = lvm_rs.moments(maps, iter([logits]))
-    np.testing.assert_allclose(mean[1:], mean[[0, 0]], atol=1e-9)
+    z = torch.randn(1, 500, 4, generator=generator(), dtype=torch.float64)
+    mean = all_outputs([Map("argmax"), Map("softmax", 1e7), Map("sparsemax", 1e7)], z).mean(-2)[0]
+    torch.testing.assert_close(mean[1:], mean[[0, 0]], atol=1e-9, rtol=0)
 
 
-@given(st.integers(0, 1000), st.lists(st.integers(1, 30), min_size=1, max_size=4))
-def test_moments_are_those_of_all_samples(seed, sizes):
-    parts = [torch.randn(b, 3, generator=generator(seed), dtype=torch.float64) for b in (*sizes, 2)]
-    maps = simplex_maps((0.5, 4.0))
-    mean, std = lvm_rs.moments(maps, iter(parts))
-    outputs = np.stack([of(torch.cat(parts)).numpy() for of in maps])
-    np.testing.assert_allclose(mean, outputs.mean(1), atol=1e-12)
-    np.testing.assert_allclose(std, outputs.std(1, ddof=1), atol=1e-9)
+def test_maps_side_by_side_are_each_map_alone():
+    z, maps = torch.randn(3, 20, 4, generator=generator(), dtype=torch.float64), simplex_maps((0.5, 4.0))
+    torch.testing.assert_close(all_outputs(maps, z), torch.stack([of(z) for of in maps], 1))
+    own = [maps[0], maps[4], maps[2]]
+    torch.testing.assert_close(own_outputs(own, z), torch.stack([of(z[i]) for i, of in enumerate(own)])[:, None])
+
+
+# --- many inputs ------------------------------------------------------------------------------------------------------
+
+
+def planes(x):
+    """Three classes with soft borders."""
+    return 3.0 * x @ torch.tensor([[1.0, -0.5, -0.5], [0.0, 0.8, -0.8]])
+
+
+def test_one_input_is_certified_as_one_of_many():
+    """The same draws give the same certificate: the only input of a batch, and that input by itself."""
+    x = torch.tensor([[0.3, 0.1]])
+    for one, many in ((certify_input, certify_inputs), (cohen, cohen_inputs)):
+        arguments = {"n0": 50, "n": 500, "batch": 100}
+        assert one(planes, x[0], 0.5, **arguments, generator=generator(1)) == many(planes, x, 0.5, **arguments, generator=generator(1))[0]
+
+
+@pytest.mark.parametrize("mode", ["split", "union", "official"])
+def test_many_inputs_are_certified_as_each_by_itself_is(mode):
+    """Labels and mean radii over 200 repetitions at each of three inputs, in groups that do not come out even."""
+    points, maps = torch.tensor([[0.6, 0.0], [0.1, 0.1], [-0.3, -0.9]]), simplex_maps((0.5, 4.0))
+    arguments = {"n0": 50, "n": 300, "alpha": 0.05, "mode": mode, "maps": maps}
+    many = certify_inputs(planes, points.repeat(200, 1), 0.5, **arguments, batch=16 * 70, generator=generator(0))
+    for i, point in enumerate(points):
+        draws = generator(i + 1)
+        apart = [certify_input(planes, point, 0.5, **arguments, generator=draws) for _ in range(200)]
+        ours = [np.array([each.radius for each in found]) for found in (many[i::3], apart)]
+        assert abs(ours[0].mean() - ours[1].mean()) <= 4.0 * sqrt((ours[0].var() + ours[1].var()) / 200) + 1e-12
+        assert {each.label for each in many[i::3]} == {each.label for each in apart}
+    radii = np.array([each.radius for each in many[::3]])
+    assert len(np.unique(radii)) > 20  # copies are drawn afresh for every input
+
+
+def test_groups_of_any_size_see_as_many_copies():
+    asked = []
+
+    def counting(x):
+        asked.append(len(x))
+        return planes(x)
+
+    for batch in (1, 7, 64, 1000):
+        asked.clear()
+        done = []
+        certify_inputs(counting, torch.zeros(5, 2), 0.5, n0=33, n=101, alpha=0.05, batch=batch, progress=done.append)
+        assert sum(asked) == 5 * (33 + 101) + 1 and max(asked) <= batch  # and once without noise, for the number of classes
+        assert done[-1] == 5 and done == sorted(done)
+
+
+def test_what_a_classifier_is_told_about_an_input_comes_with_each_copy():
+    seen = []
+
+    def shifted(x, given):
+        seen.append(given["shift"])
+        return planes(x + given["shift"])
+
+    x, shift = torch.zeros(40, 2), torch.linspace(-1.0, 1.0, 40)[:, None] * torch.tensor([1.0, 0.0])
+    arguments = {"n0": 50, "n": 400, "alpha": 0.05, "batch": 200}
+    told = certify_inputs(shifted, x, 0.5, **arguments, given={"shift": shift}, generator=generator())
+    assert told == certify_inputs(planes, x + shift, 0.5, **arguments, generator=generator())
+    assert told[-1].label == 0 and told[0].label != 0 and all(len(each) <= 200 for each in seen)
 
 
 # --- known classifiers ------------------------------------------------------------------------------------------------
@@ -173,18 +179,6 @@ def linear(scale: float):
     """Two classes apart by a hyperplane at distance 0.25 of the origin: z = (w x, -w x), |w| = 2, at x with w x = 0.5."""
     w = torch.tensor([2.0, 0.0]) * scale
     return lambda x: torch.stack([x @ w, -(x @ w)], -1)
-
-
-@pytest.mark.parametrize("mode", ["split", "union"])
-def test_no_radius_reaches_beyond_the_boundary_more_often_than_it_may(mode):
-    """2,000 repetitions with n = 500 at alpha 0.05."""
-    alpha, beyond, maps = 0.05, 0, simplex_maps((0.5, 4.0))
-    for seed in range(2_000):
-        found = certify_input(
-            linear(1.0), torch.tensor([0.25, 0.0]), 0.5, n0=50, n=500, alpha=alpha, mode=mode, maps=maps, generator=generator(seed)
-        )
-        beyond += found.radius > 0.25 or found.label == 1
-    assert beyond / 2_000 <= alpha + 3 * sqrt(alpha * (1 - alpha) / 2_000)
 
 
 def test_a_known_lipschitz_constant_helps():
@@ -202,9 +196,9 @@ def test_a_known_lipschitz_constant_helps():
 def test_a_lipschitz_constant_enlarges_a_radius():
     w = torch.tensor([0.5, 0.0])
     soft = lambda x: torch.stack([x @ w, -(x @ w)], -1)  # noqa: E731
-    settings = {"n0": 500, "n": 20_000, "maps": [Map("sparsemax", 1.0)]}
-    without = certify_input(soft, torch.tensor([0.3, 0.0]), 0.5, **settings, generator=generator())
-    known = certify_input(soft, torch.tensor([0.3, 0.0]), 0.5, **settings, lipschitz=1 / sqrt(2), generator=generator())
+    arguments = {"n0": 500, "n": 20_000, "maps": [Map("sparsemax", 1.0)]}
+    without = certify_input(soft, torch.tensor([0.3, 0.0]), 0.5, **arguments, generator=generator())
+    known = certify_input(soft, torch.tensor([0.3, 0.0]), 0.5, **arguments, lipschitz=1 / sqrt(2), generator=generator())
     assert 0.3 > known.radius > 1.3 * without.radius > 0.0
 
 
@@ -212,9 +206,9 @@ def test_many_uncertain_classes_gain_from_two_sides():
     """Three classes at about (0.49, 0.28, 0.23): Cohen's one-sided bound abstains, a two-sided one does not."""
     centres = torch.tensor([0.10, -0.10, -0.20])
     noisy = lambda x: torch.stack([x[:, i] + centres[i] for i in range(3)], -1) * 5.0  # noqa: E731
-    settings = {"sigma": 0.5, "n0": 500, "n": 10_000}
-    assert cohen(noisy, torch.zeros(3), **settings, generator=generator()).label == ABSTAIN
-    assert certify_input(noisy, torch.zeros(3), **settings, generator=generator()).radius > 0.03
+    arguments = {"sigma": 0.5, "n0": 500, "n": 10_000}
+    assert cohen(noisy, torch.zeros(3), **arguments, generator=generator()).label == ABSTAIN
+    assert certify_input(noisy, torch.zeros(3), **arguments, generator=generator()).radius > 0.03
 
 
 def test_the_same_draws_give_the_same_certificate():
@@ -233,31 +227,60 @@ def test_what_a_set_of_inputs_comes_to():
     labels = np.array([0, 1, 2, 0])
     assert average_certified_radius(certified, labels) == pytest.approx(0.15)
     np.testing.assert_allclose(certified_accuracy(certified, labels, np.array([0.0, 0.3, 0.5])), [0.5, 0.25, 0.0])
+    assert average_certified_radius(certified) == pytest.approx(0.35)  # whatever the class
+    np.testing.assert_allclose(certified_accuracy(certified, None, np.array([0.0, 0.3, 0.5])), [0.75, 0.5, 0.25])
 
 
 # --- misuse -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("change", "message"),
     [
-        ({"sigma": 0.0}, "sigma is 0"), ({"alpha": 1.0}, "alpha is 1"), ({"mode": "best"}, "mode is 'best'"), ({"n0": 1}, "n0 is 1"),
-        ({"maps": []}, "0 maps"), ({"n": 5, "alpha": 0.001}, "take 11 or more"), ({"batch": 0}, "batch 0"),
+        ({"sigma": 0.0}, "sigma is 0"), ({"sigma": -1.0}, "sigma is -1"), ({"sigma": inf}, "sigma is inf"), ({"alpha": 1.0}, "alpha is 1"),
+        ({"mode": "best"}, "mode is 'best'"), ({"n0": 1}, "n0 is 1"), ({"maps": []}, "0 maps"), ({"batch": 0}, "batch is 0"),
     ],
 )  # fmt: skip
-def test_settings_outside_their_range(settings, message):
+def test_settings_outside_their_range(change, message):
     with pytest.raises(ConfigError, match=message):
-        certify_input(linear(1.0), torch.zeros(2), **({"sigma": 0.5} | settings))
+        certify_input(linear(1.0), torch.zeros(2), **({"sigma": 0.5} | change))
 
 
-def test_classifiers_that_cannot_be_certified():
-    with pytest.raises(DataError, match="c >= 2 classes"):
-        certify_input(lambda x: x[:, :1], torch.zeros(2), 0.5)
-    with pytest.raises(DataError, match="NaN or infinite"):
-        certify_input(lambda x: x.sqrt(), torch.zeros(2), 0.5)
+@pytest.mark.parametrize(
+    ("certify", "change", "least"),
+    [
+        (certify_input, {"alpha": 0.001}, 11), (certify_input, {"alpha": 0.05}, 6), (cohen, {"alpha": 0.001}, 10),
+        (certify_input, {"alpha": 0.001, "mode": "union", "maps": VOTES}, 12), (predict, {"alpha": 0.001}, 11),
+        (certify_input, {"alpha": 0.001, "maps": [Map("softmax", 1.0)]}, 40),
+    ],
+)  # fmt: skip
+def test_too_few_samples_for_the_confidence_say_how_many_are_needed(certify, change, least):
+    """Where every copy agrees, the number that the message names certifies something, and one less could not."""
+    sure = lambda x: torch.tensor([[1e3, -1e3]]).expand(len(x), 2)  # noqa: E731
+    with pytest.raises(ConfigError, match=f"n is {least - 1}: no {least - 1} samples can certify anything .* take {least} or more"):
+        certify(sure, torch.zeros(2), 0.5, n=least - 1, generator=generator(), **change)
+    found = certify(sure, torch.zeros(2), 0.5, n=least, generator=generator(), **change)
+    assert found == 0 or (found.label == 0 and 0.0 < found.radius < 0.1)
+
+
+def test_classifiers_and_inputs_that_cannot_be_certified():
+    x = torch.zeros(2)
+    for certify in (certify_input, cohen):
+        with pytest.raises(DataError, match="c >= 2 classes"):
+            certify(lambda x: x[:, :1], x, 0.5)
+        with pytest.raises(DataError, match=r"gave \(1,\) for 1 inputs: it must give a logit for each class"):
+            certify(lambda x: x[:, 0], x, 0.5)
+        with pytest.raises(DataError, match="NaN or infinite"):
+            certify(lambda x: x.sqrt(), x, 0.5)
+        with pytest.raises(DataError, match="NaN or infinite"):
+            certify(lambda x: 1.0 / x, x, 0.5)
+        with pytest.raises(DataError, match="of real numbers"):
+            certify(linear(1.0), torch.zeros(2, dtype=torch.uint8), 0.5)
+    with pytest.raises(DataError, match="input 1 holds a number that is NaN or infinite"):
+        certify_inputs(linear(1.0), torch.tensor([[0.0, 1.0], [inf, 0.0]]), 0.5)
+    with pytest.raises(DataError, match="NaN or infinite near input 38"):
+        certify_inputs(lambda x: planes(x) / (x[:, :1] < 9.0), torch.arange(0.0, 40.0)[:, None].repeat(1, 2) / 4.2, 0.01, batch=64)
+    with pytest.raises(DataError, match="one or more"):
+        certify_inputs(linear(1.0), torch.zeros(0, 2), 0.5)
     with pytest.raises(ConfigError, match="must be positive and finite"):
         simplex_maps((0.0,))
-    with pytest.raises(ConfigError, match="at least 2 samples"):
-        bernstein_shift(0.1, 1, 0.05)
-    with pytest.raises(ConfigError, match="both must be positive"):
-        smoothed_lipschitz(1.0, 0.0)

@@ -55,3 +55,12 @@ def test_its_gradient_is_that_of_the_support(seed):
 def test_rows_are_projected_apart():
     z = torch.randn(3, 4, 5)
     torch.testing.assert_close(sparsemax(z)[1, 2], sparsemax(z[1, 2]))
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 100.0))
+@settings(max_examples=30, deadline=None)
+def test_one_sort_serves_every_scale(seed, scale):
+    z = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scales = torch.tensor([1.0, scale], dtype=torch.float64)[:, None, None]
+    expected = torch.stack([sparsemax(z[:, 0]), sparsemax(scale * z[:, 0])], 1)
+    torch.testing.assert_close(sparsemax(z, scales), expected, atol=1e-9, rtol=0)
