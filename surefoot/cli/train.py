@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,13 @@ from surefoot.cli.settings import SessionConfig
 from surefoot.errors import ConfigError
 from surefoot.methods.registry import LEARNERS, OFFLINE, ON_POLICY, ONLINE, learner
 from surefoot.training.run import Run
+
+BY_STAGES = {
+    "iwocs": "surefoot.cli.train_iwocs",
+    "protected": "surefoot.cli.train_protected",
+    "rrcm": "surefoot.cli.train_rrcm",
+}
+"""Methods that train several learners in turn; each has a command of its own."""
 
 FLAGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
@@ -109,6 +117,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if argv[0] in BY_STAGES:
+        return import_module(BY_STAGES[argv[0]]).main(argv[1:])
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _resume(argv)
     name = argv[0]
@@ -145,6 +155,8 @@ def _resume(argv: list[str]) -> int:
     words = argv[1:] if name else argv
     options = tyro.cli(Resume, args=words, prog="surefoot train", description=Resume.__doc__, config=FLAGS)
     run = Run.open(options.resume)
+    if name is None and run.config.get("method") in BY_STAGES:
+        return import_module(BY_STAGES[run.config["method"]]).main(argv)
     if name not in (None, run.config.get("method")):
         raise ConfigError(f"{run.folder} is a run of {run.config.get('method')}, not of {name}: leave the method out.")
     done = finished(run, options.steps)

@@ -52,10 +52,10 @@ class FusedAdam(torch.optim.Adam):
     step.hooked = True  # type: ignore[attr-defined]  # torch wraps what is not: a profiler's record a step
 
 
-def adam(params: Iterable[Tensor], lr: float) -> FusedAdam:
+def adam(params: Iterable[Tensor], lr: float, eps: float = 1e-8) -> FusedAdam:
     """Adam with one fused kernel; elementwise, so one optimiser serves a whole fleet."""
     params = list(params)
-    return FusedAdam(params, lr=lr, fused=True, capturable=params[0].is_cuda)
+    return FusedAdam(params, lr=lr, eps=eps, fused=True, capturable=params[0].is_cuda)
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float | None = None, copies: tuple[int, ...] = ()) -> None:

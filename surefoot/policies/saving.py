@@ -26,8 +26,15 @@ WRAPPERS = {
 }
 """Policies around another policy (`inner`), imported only when a saved one asks for them."""
 
+SETS: dict[str, str] = {
+    "adaptive": "surefoot.steering.adaptive:Adaptive",
+    "most_pessimistic": "surefoot.policies.pessimistic:MostPessimistic",
+}
+"""Policies made of several (`inners`), likewise."""
+
 ELSEWHERE = {
     "linear_greedy": "surefoot.methods.exact.linear_greedy:LinearGreedy",
+    "noise_classifier": "surefoot.methods.vision.classifier:NoiseClassifier",
 }
 """Families of particular methods, imported only when a saved policy asks for them; their `rebuild` makes one."""
 
@@ -65,11 +72,14 @@ def read_policy(folder: str | Path, device: str = "cpu") -> Policy:
 
 
 def describe(policy: Policy) -> dict[str, Any]:
-    """What `rebuild` needs, as JSON: family, structure, shapes; of a wrapper, the policy inside."""
+    """What `rebuild` needs, as JSON: family, structure, shapes; of a wrapper or a set, the policies inside."""
     family = _family(policy)
     if family in WRAPPERS:
         inner: Any = policy.inner
         return {"family": family, "config": policy.config(), "inner": describe(inner)}
+    if family in SETS:
+        inners: Any = policy.inners
+        return {"family": family, "config": policy.config(), "inners": [describe(each) for each in inners]}
     return {"family": family, "config": policy.config(), "copies": list(policy.copies), "spec": _spec_to_json(policy.spec)}
 
 
@@ -79,6 +89,9 @@ def rebuild(description: Mapping[str, Any]) -> Policy:
     if family in WRAPPERS:
         module, name = WRAPPERS[family].split(":")
         return getattr(import_module(module), name)(rebuild(description["inner"]), **description["config"])
+    if family in SETS:
+        module, name = SETS[family].split(":")
+        return getattr(import_module(module), name)([rebuild(each) for each in description["inners"]], **description["config"])
     if family in ELSEWHERE:
         module, name = ELSEWHERE[family].split(":")
         spec, copies = _spec_from_json(description["spec"]), tuple(description["copies"])
@@ -90,11 +103,11 @@ def _family(policy: Policy) -> str:
     for name, family in FAMILIES.items():
         if type(policy) is family:
             return name
-    for name, place in (WRAPPERS | ELSEWHERE).items():
+    for name, place in (WRAPPERS | SETS | ELSEWHERE).items():
         if f"{type(policy).__module__}:{type(policy).__name__}" == place:
             return name
     policy.config()  # policies from elsewhere say here that they are not saved
-    raise PolicyError(f"a {type(policy).__name__} cannot be saved: known are {', '.join((*FAMILIES, *WRAPPERS, *ELSEWHERE))}.")
+    raise PolicyError(f"a {type(policy).__name__} cannot be saved: known are {', '.join((*FAMILIES, *WRAPPERS, *SETS, *ELSEWHERE))}.")
 
 
 def _spec_to_json(spec: Spec) -> dict[str, Any]:
