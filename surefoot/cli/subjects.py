@@ -62,16 +62,17 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def write_evidence(subject: Subject, name: str, result: Mapping[str, Any], console: Console) -> None:
-    """Keep what was found out about a run's policy in its folder, for the report: `RUN/evidence/NAME.json`.
+def write_evidence(subject: Subject, name: str, result: Mapping[str, Any], console: Console) -> Path | None:
+    """Keep what was found out about a run's policy in its folder, for the report: `RUN/evidence/NAME.json`, which is returned.
 
     A member or the best policy has a file of its own: `NAME@2.json`, `NAME-best.json`. Policies without a run folder have none.
     """
     if subject.run is None:
-        return
+        return None
     folder, member = split_reference(subject.name)
     best = "-best" if policy_folder(folder).name == "policy_best" else ""
     path = subject.run / "evidence" / f"{name}{best}{'' if member is None else f'@{member}'}.json"
     with replacing_file(path) as new:
         new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     console.print(f"kept    {path}", highlight=False, soft_wrap=True)
+    return path

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
-from surefoot.errors import ConfigError
-from surefoot.evaluation.attacks import Attack
+from surefoot.envs.making import make_env
+from surefoot.errors import ConfigError, EnvError
+from surefoot.evaluation.attacking import Attacking
 from surefoot.evaluation.rollouts import rollout
 from surefoot.evaluation.statistics import mean_interval
 from surefoot.policies.base import Policy
@@ -29,6 +31,7 @@ class AttackCurve:
     worst: np.ndarray  # [K, *copies] its index
     means: np.ndarray  # [K, V, *copies] of every variant
     failed: np.ndarray  # [K, *copies] bool
+    tried: np.ndarray  # [K, *copies] bool, whether any variant looked for harm (random changes do not)
     vanished: np.ndarray  # [K, *copies] share of the worst variant's gradients that were zero
     spent: np.ndarray  # [K, *copies] mean over episodes of sqrt(sum_t |eps_t|^2) of the worst variant
     env_id: str
@@ -72,7 +75,7 @@ def attack_curve(
     policy: Policy,
     env_id: str,
     budgets: Sequence[float] | np.ndarray,
-    variants: Mapping[str, Callable[[float], Attack]],
+    variants: Mapping[str, Callable[[float], Attacking]],
     *,
     episodes: int = 100,
     seed: int = 0,
@@ -87,6 +90,7 @@ def attack_curve(
     0 one variant is played, since none changes anything. Raises ConfigError for a budget that is negative or none at all, and
     what `rollout` and the attacks raise.
     """
+    check_observations(env_id)
     levels = np.atleast_1d(np.asarray(budgets, np.float64))
     if levels.size == 0 or not variants:
         raise ConfigError("no attack budget was given: give one or more, in units of the observation.")
@@ -106,16 +110,42 @@ def attack_curve(
             returns = rollout(
                 policy, env_id, episodes, seed=seed, greedy=greedy, max_steps=max_steps, n_envs=n_envs, perturb=attack
             ).returns
-            asked = attack.gradients.cpu().numpy()
-            vanished = attack.vanished.cpu().numpy() / np.maximum(asked, 1)
-            played.append((returns, attack.failed, asked > 0, vanished, attack.spent.mean(-1)))
+            played.append((returns, attack.failed, attack.tried, attack.zero_share, attack.spent.mean(-1)))
         rows.append(_worst(played))
-    returns, worst, means, failed, vanished, spent = (np.stack(column) for column in zip(*rows, strict=True))
-    return AttackCurve(levels, tuple(variants), returns, worst, means, failed, vanished, spent, env_id, seed)
+    return _curve(levels, tuple(variants), rows, env_id, seed)
+
+
+def worst_of(curves: Mapping[str, AttackCurve]) -> AttackCurve:
+    """The worst of several attacks at the same budgets, episodes and seed, as a curve whose variants are their names."""
+    first = next(iter(curves.values()))
+    for name, curve in curves.items():
+        if curve.returns.shape != first.returns.shape or (curve.budgets != first.budgets).any() or curve.seed != first.seed:
+            raise ConfigError(f"the attack {name} was played at other budgets or on other episodes: play all alike to compare them.")
+    rows = []
+    for k in range(len(first.budgets)):
+        rows.append(_worst([(c.returns[k], c.failed[k], c.tried[k], c.vanished[k], c.spent[k]) for c in curves.values()]))
+    return _curve(first.budgets, tuple(curves), rows, first.env_id, first.seed)
+
+
+def check_observations(env_id: str) -> None:
+    """Raises EnvError where observations are not boxes of numbers: what is discrete cannot be changed a little."""
+    env = make_env(env_id)
+    env.close()
+    if not isinstance(env.observation_space, gym.spaces.Box):
+        raise EnvError(
+            f"environment {env_id!r} shows observations of {env.observation_space}, which cannot be changed by small amounts:"
+            " attacks with a budget need observations in a Box."
+        )
+
+
+def _curve(budgets: np.ndarray, names: tuple[str, ...], rows: Sequence[tuple[np.ndarray, ...]], env_id: str, seed: int) -> AttackCurve:
+    """From the rows that `_worst` gives, one a budget."""
+    returns, worst, means, failed, tried, vanished, spent = (np.stack(column) for column in zip(*rows, strict=True))
+    return AttackCurve(budgets, names, returns, worst, means, failed, tried, vanished, spent, env_id, seed)
 
 
 def _worst(played: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Returns `[*copies, n]`, index, means `[V, *copies]`, failed, vanished and spent `[*copies]` of each member's worst variant.
+    """Of each member's worst variant: returns `[*copies, n]`, index, means `[V, *copies]`, failed, tried, vanished, spent `[*copies]`.
 
     A variant that found nothing to attack (a high threshold) is no proof that the others, which failed, could do no harm.
     """
@@ -125,4 +155,4 @@ def _worst(played: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
     own = worst[None]
     chosen = np.take_along_axis(returns, own[..., None], 0)[0]
     all_failed = failed.any(0) & ~(tried & ~failed).any(0)
-    return chosen, worst, means, all_failed, *(np.take_along_axis(a, own, 0)[0] for a in (vanished, spent))
+    return chosen, worst, means, all_failed, tried.any(0), *(np.take_along_axis(a, own, 0)[0] for a in (vanished, spent))

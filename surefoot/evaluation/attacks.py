@@ -1,161 +1,63 @@
-"""Attacks on what a policy observes, played by `rollout(..., perturb=attack)`: the budgeted Q-attack, PGD, FGSM, and random changes.
+"""Attacks on what a policy observes that look one step ahead: the budgeted Q-attack, FGSM, PGD with or without gradients, and chance.
 
 - `QAttack`: Kumar, Levine and Feizi, "Policy Smoothing for Provably Robust Reinforcement Learning" (ICLR 2022, arXiv 2106.11420 v3,
   experiments), with one squared budget B^2 for the whole episode, of which what is not spent is carried over.
-- `FGSM`: Goodfellow et al., arXiv 1412.6572v3; `PGD`: Madry et al., arXiv 1706.06083v4. What they do harm to: `Decision.harm`.
+- `FGSM`: Goodfellow et al., arXiv 1412.6572v3; `PGD`: Madry et al., arXiv 1706.06083v4. What they do harm to: `evaluation.objectives`;
+  PGD on `Divergence` is the MAD attack.
+- `PGD(slopes=Estimated())` needs outputs alone: Ilyas et al., "Black-box Adversarial Attacks with Limited Queries and Information"
+  (ICML 2018, arXiv 1804.08598v3), section 2.1: gradients by natural evolution strategies with antithetic draws.
 
 A smoothed policy is attacked through its mean decision over draws of its noise on the newest frame: what it has seen before is
 settled, and the attack may know it. The same draws serve all iterations of a step.
 
 Departures: all episodes of all copies are attacked at once; the Q-attack tries targets from the worst action up and stops at the
-first that is reached, which finds what the paper's loop over all targets keeps; observations are not clipped to a range of pixels.
+first that is reached, which finds what the paper's loop over all targets keeps; observations are not clipped to a range of pixels;
+PGD keeps the most harmful iterate rather than the last. Attacks that learn beforehand are in `sarsa_attack` and `learned_attacks`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.data.spec import Discrete
 from surefoot.errors import ConfigError, PolicyError
-from surefoot.evaluation.decision import Decision, decide
-from surefoot.evaluation.rollouts import device_of
-from surefoot.policies.base import Memory, Policy
+from surefoot.evaluation.attacking import Attack, Norm, project
+from surefoot.evaluation.decision import Decision
+from surefoot.evaluation.objectives import Departure, Objective
+from surefoot.policies.base import Policy
+from surefoot.policies.deciding import decide
 from surefoot.steering.smoothed import Smoothed
 
-Norm = Literal["total", "l2", "linf"]
-"""What a budget bounds: "total", sqrt(sum_t |eps_t|_2^2) over an episode; "l2" and "linf", the norm of each eps_t."""
-
-SHRINK = (1.0, 1.0 - 1e-6, 1.0 - 1e-4, 0.99)
-"""Factors tried in turn where rounding obs + eps to float32 makes a change larger than it may be (then there is none)."""
-
-
-class Attack:
-    """What the attacks share: the budget of each episode, draws of a generator of its own, and an account of what was done.
-
-    One object plays one rollout. `horizon`: steps over which a total budget is shared (its unspent part goes to the steps that
-    remain; from step `horizon` on all of it may be spent). `samples`: draws of a smoothed policy's noise.
-    """
-
-    needs_gradient = True
-    shares = True  # a total budget is shared among steps
-
-    def __init__(self, budget: float, *, norm: Norm = "total", horizon: int | None = None, samples: int = 128, seed: int = 0):
-        if not 0.0 <= budget < inf:
-            raise ConfigError(f"the attack budget is {budget}: it must be finite and not negative.")
-        if norm not in ("total", "l2", "linf"):
-            raise ConfigError(f"norm is {norm!r}: it must be 'total', 'l2' or 'linf'.")
-        if samples < 1 or (horizon is not None and horizon < 1):
-            raise ConfigError(f"samples is {samples} and horizon {horizon}: both must be at least 1.")
-        if self.shares and norm == "total" and horizon is None:
-            raise ConfigError("a total budget needs a horizon: the number of steps that share it.")
-        self.budget, self.norm, self.horizon, self.samples, self.seed = float(budget), norm, horizon, samples, seed
-        self.generator: torch.Generator | None = None
-        self.waves: list[Tensor] = []  # squared norm spent so far by each episode, float64 [*copies, n]
-        self.changed = self.steps = 0  # steps that were changed, and all
-        self.gradients = torch.zeros((), dtype=torch.long)  # [*copies] gradients asked for
-        self.vanished = torch.zeros((), dtype=torch.long)  # [*copies] of those, zero or not finite
-
-    @property
-    def spent(self) -> np.ndarray:
-        """sqrt(sum_t |eps_t|_2^2) of every episode so far, `[*copies, n]` float64."""
-        return torch.cat(self.waves, -1).sqrt().cpu().numpy()
-
-    @property
-    def failed(self) -> np.ndarray:
-        """`[*copies]` True where every gradient was zero: the return then says nothing about robustness."""
-        return ((self.gradients > 0) & (self.vanished == self.gradients)).cpu().numpy()
-
-    def start(self, n: int, policy: Policy) -> None:
-        """n fresh episodes a copy. Raises PolicyError for a policy that this attack cannot attack."""
-        if self.needs_gradient and not policy.differentiable:
-            raise PolicyError(
-                f"the {type(policy).__name__} policy gives no gradient with respect to its observation, which this attack needs:"
-                " use random changes (--kind random), or give its network as a torch module."
-            )
-        device = device_of(policy)
-        if self.generator is None:
-            self.generator = torch.Generator(device).manual_seed(self.seed)
-            self.gradients, self.vanished = (torch.zeros(policy.copies, dtype=torch.long, device=device) for _ in range(2))
-        self.waves.append(torch.zeros(*policy.copies, n, dtype=torch.float64, device=device))
-        self.t = 0
-
-    def __call__(self, obs: Tensor, policy: Policy, memory: Memory, alive: Tensor) -> Tensor:
-        assert self.generator is not None
-        flat = policy.flat(obs)  # [*copies, n, S]
-        radius = self.radius() * alive
-        self.watch(flat, policy, radius > 0.0)
-        self.t, self.steps = self.t + 1, self.steps + int(alive.sum())
-        columns = (radius > 0.0).reshape(-1, radius.shape[-1]).any(0).nonzero().squeeze(-1)  # episodes that some copy is to be attacked in
-        if not len(columns):
-            return obs
-        noise = None
-        if self.needs_gradient and isinstance(policy, Smoothed) and policy.sigma > 0.0:
-            draws = torch.empty(*flat.shape[:-1], self.samples, flat.shape[-1], device=flat.device)
-            noise = policy.sigma * draws.normal_(generator=self.generator)
-        decision = Decision(policy, memory, noise).select(columns)
-        eps = torch.zeros_like(flat)
-        near, reach = flat.index_select(-2, columns), radius.index_select(-1, columns)
-        eps.index_copy_(-2, columns, self.change(near, decision, reach, columns))
-        seen, change = _delivered(flat, torch.where((radius > 0.0).unsqueeze(-1), eps, 0.0), radius, self.norm)
-        self.waves[-1] += change.square().sum(-1)
-        self.changed += int((change != 0.0).any(-1).sum())
-        return seen.reshape(obs.shape)
-
-    def radius(self) -> Tensor:
-        """How large each episode's next change may be, `[*copies, n]` float64."""
-        spent = self.waves[-1]
-        if self.norm != "total":
-            return torch.full_like(spent, self.budget)
-        left = (self.budget**2 - spent).clamp_min(0.0)
-        share = 1 if self.horizon is None else max(1, self.horizon - self.t)
-        return (left / share).sqrt()
-
-    def watch(self, flat: Tensor, policy: Policy, attacked: Tensor) -> None:
-        """Sees every true observation `[*copies, n, S]`, before a change is asked for."""
-
-    def change(self, near: Tensor, decision: Decision, radius: Tensor, columns: Tensor) -> Tensor:
-        """eps `[*copies, m, S]` for the episodes `columns` (m of the n) with true observations `near`, within `radius`."""
-        raise NotImplementedError
-
-    def direction(self, gradient: Tensor, counted: Tensor) -> Tensor:
-        """The steepest direction: of l2 norm 1, or the sign; zero where the gradient is. Keeps count of those that vanish."""
-        size = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-        usable = (size > 0.0) & (size < inf)
-        self.gradients += counted.sum(-1)
-        self.vanished += (counted & ~usable.squeeze(-1)).sum(-1)
-        return torch.where(usable, gradient.sign() if self.norm == "linf" else gradient / size, 0.0)
-
-    def random(self, like: Tensor, inside: bool) -> Tensor:
-        """A random change of norm 1 `[..., S]`, or uniform in the ball (`inside`)."""
-        if self.norm == "linf":
-            uniform = torch.empty_like(like).uniform_(-1.0, 1.0, generator=self.generator)
-            return uniform if inside else uniform.sign()
-        normal = torch.empty_like(like).normal_(generator=self.generator)
-        unit = normal / normal.norm(dim=-1, keepdim=True)
-        if not inside:
-            return unit
-        return unit * torch.empty_like(like[..., :1]).uniform_(generator=self.generator) ** (1.0 / like.shape[-1])
-
-
-# --- the attacks ----------------------------------------------------------------------------------------------------
+__all__ = ["FGSM", "PGD", "Attack", "Estimated", "Gradients", "Norm", "QAttack", "RandomAttack"]
 
 
 class QAttack(Attack):
     """Makes the agent take actions that it values less by `threshold` or more (lambda_q), as long as the total budget lasts.
 
-    `step`: length of a gradient step in units of the observation; `mult * sqrt(c) / step` steps are taken for a target, c being
+    `step`: length of a gradient step in units of the budget; `mult * sqrt(c) / step` steps are taken for a target, c being
     the squared budget that is left. The reported return is the least over a few thresholds.
     """
 
     shares = False
 
-    def __init__(self, budget: float, *, threshold: float = 0.0, step: float = 0.01, mult: float = 2.0, samples: int = 128, seed: int = 0):
-        super().__init__(budget, samples=samples, seed=seed)
+    def __init__(
+        self,
+        budget: float,
+        *,
+        threshold: float = 0.0,
+        step: float = 0.01,
+        mult: float = 2.0,
+        samples: int = 128,
+        seed: int = 0,
+        scale: Tensor | None = None,
+    ):
+        super().__init__(budget, samples=samples, seed=seed, scale=scale)
         if not (0.0 <= threshold < inf and 0.0 < step < inf and 0.0 < mult < inf):
             raise ConfigError(f"threshold is {threshold}, step {step} and mult {mult}: they must be finite, the last two positive.")
         self.threshold, self.step, self.mult = threshold, step, mult
@@ -206,7 +108,7 @@ class QAttack(Attack):
                 scores, gradient = decision.towards(near + eps, goal)
                 done = go & (scores.argmax(-1) == goal)
                 go = go & ~done
-                moved = _project(eps + self.step * self.direction(gradient, go), reach, "l2")
+                moved = project(eps + self.step * self.direction(gradient, go), reach, "l2")
                 eps = torch.where(go.unsqueeze(-1), moved, eps)
                 reached.index_copy_(-1, columns, reached.index_select(-1, columns) | done)
                 i += 1
@@ -222,14 +124,18 @@ class FGSM(Attack):
     """
 
     def change(self, near: Tensor, decision: Decision, radius: Tensor, columns: Tensor) -> Tensor:
-        reach = radius.to(near.dtype).unsqueeze(-1)
+        reach, departure = radius.to(near.dtype).unsqueeze(-1), Departure()
         start = torch.zeros_like(near) if decision.discrete else 0.1 * reach * self.random(near, inside=False)
-        _, gradient = decision.harm(decision(near).detach(), near + start)
+        anchor = departure.anchor(near, decision(near).detach(), decision)
+        _, gradient = decision.climb(near + start, lambda shown: departure.harm(shown, anchor, decision))
         return reach * self.direction(gradient, radius > 0.0)
 
 
 class PGD(Attack):
-    """`steps` projected gradient steps of `step` times the radius from a random start; the most harmful point is kept."""
+    """`steps` projected steps of `step` times the radius, from a random start; the most harmful point on the way is kept.
+
+    `objective`: what harm is. `slopes`: where the direction of a step comes from, the policy's own gradients or its outputs alone.
+    """
 
     def __init__(
         self,
@@ -239,56 +145,108 @@ class PGD(Attack):
         horizon: int | None = None,
         steps: int = 10,
         step: float = 0.25,
+        random_start: bool = True,
+        objective: Objective | None = None,
+        slopes: Slopes | None = None,
         samples: int = 128,
         seed: int = 0,
+        scale: Tensor | None = None,
     ):
-        super().__init__(budget, norm=norm, horizon=horizon, samples=samples, seed=seed)
+        super().__init__(budget, norm=norm, horizon=horizon, samples=samples, seed=seed, scale=scale)
         if steps < 1 or not 0.0 < step < inf:
             raise ConfigError(f"steps is {steps} and step {step}: there must be at least one step, of positive length.")
-        self.iterations, self.step = steps, step
+        self.iterations, self.step, self.random_start = steps, step, random_start
+        self.objective, self.slopes = objective or Departure(), slopes or Gradients()
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.slopes.from_policy
 
     def change(self, near: Tensor, decision: Decision, radius: Tensor, columns: Tensor) -> Tensor:
-        reach = radius.to(near.dtype).unsqueeze(-1)
-        truth, eps = decision(near).detach(), reach * self.random(near, inside=True)
-        kept, most = eps, torch.full_like(radius, -inf)
-        for i in range(self.iterations + 1):
-            harm, gradient = decision.harm(truth, near + eps)
+        kept, most = torch.zeros_like(near), torch.full_like(radius, -inf)
+        for eps, harm in self.path(near, decision, radius):
             kept = torch.where((harm > most).unsqueeze(-1), eps, kept)
             most = torch.maximum(harm, most)
-            if i < self.iterations:
-                eps = _project(eps + self.step * reach * self.direction(gradient, radius > 0.0), radius, self.norm)
         return kept
+
+    def path(self, near: Tensor, decision: Decision, radius: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The start and each iterate `[*copies, m, S]`, with its harm `[*copies, m]` float64."""
+        reach = radius.to(near.dtype).unsqueeze(-1)
+        truth = decision(near, choices=not self.needs_gradient).detach()
+        anchor = self.objective.anchor(near, truth, decision)
+        eps = reach * self.random(near, inside=True) if self.random_start else torch.zeros_like(near)
+        for i in range(self.iterations + 1):
+            if i == self.iterations:  # of the last one the harm is enough
+                shown = decision(near + eps, choices=not self.needs_gradient)
+                yield eps, self.objective.harm(shown, anchor, decision).detach().double()
+                return
+            harm, gradient = self.slopes.at(near + eps, anchor, decision, self.objective, 0.5 * reach, self.generator)
+            yield eps, harm
+            eps = project(eps + self.step * reach * self.direction(gradient, radius > 0.0), radius, self.norm)
 
 
 class RandomAttack(Attack):
     """Changes of the full norm in random directions (random signs for linf): what an attack must be better than."""
 
-    needs_gradient = False
+    looks = False
+
+    @property
+    def needs_gradient(self) -> bool:
+        return False
 
     def change(self, near: Tensor, decision: Decision, radius: Tensor, columns: Tensor) -> Tensor:
         return radius.to(near.dtype).unsqueeze(-1) * self.random(near, inside=False)
 
 
-# --- keeping to the budget ------------------------------------------------------------------------------------------
+# --- where the direction of a step comes from -------------------------------------------------------------------------
 
 
-def _project(eps: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-    """`eps` `[..., S]` within `radius` `[...]`."""
-    reach = radius.to(eps.dtype).unsqueeze(-1)
-    if norm == "linf":
-        return eps.clamp(-reach, reach)
-    size = torch.linalg.vector_norm(eps, dim=-1, keepdim=True)
-    return eps * (reach / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp(max=1.0)
+class Slopes(Protocol):
+    """Harm and its slope at points `x` `[*copies, m, S]`."""
+
+    from_policy: bool  # asks the policy for gradients
+
+    def at(
+        self, x: Tensor, anchor: Tensor, decision: Decision, objective: Objective, width: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """`[*copies, m]` float64 and `[*copies, m, S]`. `width` `[*copies, m, 1]`: over what distance a slope is of interest."""
 
 
-def _delivered(flat: Tensor, eps: Tensor, radius: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """What the policy sees, and the change that it is after rounding, float64 `[*copies, n, S]`: never larger than `radius`."""
-    over, scale = torch.ones_like(radius, dtype=torch.bool), torch.ones_like(radius)
-    for shrink in SHRINK:
-        scale = torch.where(over, shrink, scale)
-        seen = flat + scale.to(eps.dtype).unsqueeze(-1) * eps
-        change = seen.double() - flat.double()
-        over = (change.abs().amax(-1) if norm == "linf" else change.norm(dim=-1)) > radius
-        if not over.any():
-            break
-    return torch.where(over.unsqueeze(-1), flat, seen), torch.where(over.unsqueeze(-1), 0.0, change)
+class Gradients:
+    """The policy's own gradients."""
+
+    from_policy = True
+
+    def at(
+        self, x: Tensor, anchor: Tensor, decision: Decision, objective: Objective, width: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        return decision.climb(x, lambda shown: objective.harm(shown, anchor, decision))
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Slopes from outputs at `pairs` pairs of points x +- w d, d ~ N(0, I): the mean of (harm(x + w d) - harm(x - w d)) d / 2 w.
+
+    Policies that only name an action are attacked too; where all points give the same, the slope is 0 and counted as such.
+    """
+
+    pairs: int = 16
+    from_policy = False
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise ConfigError(f"pairs is {self.pairs}: a slope needs at least one pair of points.")
+
+    def at(
+        self, x: Tensor, anchor: Tensor, decision: Decision, objective: Objective, width: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        d = torch.empty(*x.shape[:-1], self.pairs, x.shape[-1], device=x.device).normal_(generator=generator)
+        shift = width.unsqueeze(-2) * d
+        points = torch.cat([x.unsqueeze(-2), x.unsqueeze(-2) + shift, x.unsqueeze(-2) - shift], -2)
+        k = points.shape[-2]
+        with torch.no_grad():
+            shown = decision.repeated(k)(points.flatten(-3, -2), choices=True)
+            harm = objective.harm(shown, anchor.repeat_interleave(k, -2), decision).double().unflatten(-1, (-1, k))
+        above, below = harm[..., 1 : 1 + self.pairs], harm[..., 1 + self.pairs :]
+        rise = (above - below).to(x.dtype).unsqueeze(-1) / (2.0 * width.unsqueeze(-2)).clamp_min(torch.finfo(x.dtype).tiny)
+        return harm[..., 0], (rise * d).mean(-2)

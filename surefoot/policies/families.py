@@ -1,4 +1,4 @@
-"""Families of policies on vector observations: deterministic, squashed Gaussian, normal around a squashed mean, and categorical."""
+"""Families of policies behind one network: deterministic, squashed Gaussian, normal around a squashed mean, and categorical."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.data.spec import Spec, box_action
+from surefoot.nn.conv import Network, build
 from surefoot.nn.distributions import LOG_STD_MAX, LOG_STD_MIN, Choice, Normal, TanhNormal
-from surefoot.nn.mlp import MLP
 from surefoot.nn.normaliser import Normaliser
 from surefoot.policies.base import Memory, Policy, check_member
 
 
 class NetworkPolicy(Policy):
-    """A policy that is one MLP behind a normaliser; what the families below share."""
+    """A policy that is one network behind a normaliser; what the families below share."""
 
     def __init__(
         self,
@@ -26,14 +26,16 @@ class NetworkPolicy(Policy):
         copies: tuple[int, ...] = (),
         *,
         activation: str = "relu",
+        network: Network = "mlp",
         device: str = "cpu",
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.spec, self.hidden, self.copies, self.activation = spec, tuple(hidden), copies, activation
+        self.spec, self.hidden, self.copies, self.activation, self.network = spec, tuple(hidden), copies, activation, network
         self.normaliser = Normaliser(spec, device)
-        sizes = (spec.obs_dim, *self.hidden, self.n_out(spec))
-        self.net = MLP(sizes, copies, activation=activation, generator=generator, device=device)
+        self.net: Any = build(
+            network, spec.obs_shape, self.hidden, self.n_out(spec), copies, activation=activation, generator=generator, device=device
+        )
 
     @staticmethod
     def n_out(spec: Spec) -> int:
@@ -41,7 +43,7 @@ class NetworkPolicy(Policy):
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        return {"hidden": list(self.hidden), "activation": self.activation}
+        return {"hidden": list(self.hidden), "activation": self.activation, "network": self.network}
 
     def member(self, index: int) -> Policy:
         check_member(index, self.copies)
@@ -119,11 +121,12 @@ class NormalPolicy(NetworkPolicy):
         copies: tuple[int, ...] = (),
         *,
         activation: str = "relu",
+        network: Network = "mlp",
         squashed: bool = True,
         device: str = "cpu",
         generator: torch.Generator | None = None,
     ):
-        super().__init__(spec, hidden, copies, activation=activation, device=device, generator=generator)
+        super().__init__(spec, hidden, copies, activation=activation, network=network, device=device, generator=generator)
         self.squashed = squashed
         self.log_std = nn.Parameter(torch.zeros(*copies, spec.box.dim, device=device))
 
@@ -150,6 +153,10 @@ class NormalPolicy(NetworkPolicy):
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.taken(self.distribution(self.normaliser(self.flat(obs))).mode())
+
+    def decide(self, obs: Tensor, memory: Memory = None) -> Tensor:
+        """The mean in the environment's units before it is clipped: beyond the box it has a gradient still, as attacks need."""
+        return box_action(self.distribution(self.normaliser(self.flat(obs))).mode(), self.spec.box)
 
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True

@@ -52,7 +52,7 @@ class FrameStack(Policy):
         return {"frames": frames, "started": torch.ones_like(started)}
 
     def decide(self, obs: Tensor, memory: Memory = None) -> Tensor:
-        return self.inner(self._stacked(self.remember(obs, memory)))
+        return self.inner.decide(self._stacked(self.remember(obs, memory)))
 
     def act(
         self, obs: Tensor, memory: Memory = None, *, generator: torch.Generator | None = None, greedy: bool = True
