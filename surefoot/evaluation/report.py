@@ -6,7 +6,6 @@ machine but its kind. Whatever comes from a run is data: it is escaped, and abso
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,33 +17,56 @@ from surefoot import __version__
 from surefoot.errors import ConfigError
 from surefoot.evaluation.reporting.arms import Arm, folder_name, portable, read_arms, without_folder
 from surefoot.evaluation.reporting.blocks import RANGE, Column, Group, Table, estimate, groups, legend, named, place
+from surefoot.evaluation.reporting.card import cards
+from surefoot.evaluation.reporting.commands import written
+from surefoot.evaluation.reporting.drawing import number
 from surefoot.evaluation.reporting.episodes import episodes
-from surefoot.evaluation.reporting.figures import number, swatch
+from surefoot.evaluation.reporting.evidence import unread
+from surefoot.evaluation.reporting.figures import swatch
 from surefoot.evaluation.reporting.findings import listed, plural, returns_said
 from surefoot.evaluation.reporting.from_log import from_log
 from surefoot.evaluation.reporting.returns import final_returns, learning_curves
 from surefoot.evaluation.reporting.robustness import robustness
 from surefoot.evaluation.reporting.robustness import said as certified_said
+from surefoot.evaluation.reporting.weighing import Tolerance
 from surefoot.files import replacing_file
 
+TOLERANCE = Tolerance()
 
-def report_for_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the report of some run folders to `out`; what a run lacks is said there.
 
-    Raises ConfigError if no folder is named, CheckpointError for one that is not a run, or if `out` cannot be written.
+def report_for_runs(folders: Sequence[str | Path], out: str | Path, *, tolerance: Tolerance = TOLERANCE, card: bool = False) -> Path:
+    """Write the report of some run folders to `out`, or their robustness cards alone; what a run lacks is said there.
+
+    `tolerance` is what the cards hold returns against. Raises ConfigError if no folder is named, CheckpointError for one that is
+    not a run, or if `out` cannot be written.
     """
     if not folders:
         raise ConfigError("no run was named: a report is about one or more run folders.")
-    page = render(read_arms(folders))
+    arms = read_arms(folders)
+    page = render_cards(arms, tolerance) if card else render(arms, tolerance)
     with replacing_file(Path(out)) as new:
         new.write_text(page, encoding="utf-8")
     return Path(out)
 
 
-def render(arms: Sequence[Arm]) -> str:
+def render_cards(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
+    """The robustness cards alone as a page, one printed sheet each."""
+    return (
+        _environment()
+        .get_template("card_page.html.j2")
+        .render(
+            version=__version__,
+            title=f"Robustness of {_title(arms)}",
+            lead=_lead(arms, groups(arms)),
+            missing=_missing(arms),
+            robustness_cards=cards(arms, tolerance),
+        )
+    )
+
+
+def render(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
     """The page as text."""
     found = groups(arms)
-    names = [arm.label for arm in arms]
     parts: dict[str, Any] = {
         "curves": learning_curves(found),
         "returns": final_returns(found),
@@ -55,11 +77,12 @@ def render(arms: Sequence[Arm]) -> str:
     template = _environment().get_template("report.html.j2")
     return template.render(
         version=__version__,
-        title=f"{listed(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}",
+        title=_title(arms),
         lead=_lead(arms, found),
         contents=[(where, name) for where, name in CONTENTS if parts.get(where, True)],
         findings=[sentence for group in found if group.env for sentence in returns_said(group.name, group.arms)] + certified_said(arms),
-        missing=[(arm.label, sentence) for arm in arms for sentence in arm.problems],
+        missing=_missing(arms),
+        robustness_cards=cards(arms, tolerance),
         summary=_summary(arms),
         summary_note=SUMMARY_NOTE,
         sources=_sources(arms),
@@ -78,6 +101,15 @@ def _environment() -> Environment:
 
     loader = PackageLoader("surefoot.evaluation", "")
     return Environment(loader=loader, autoescape=True, finalize=printed, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _title(arms: Sequence[Arm]) -> str:
+    names = [arm.label for arm in arms]
+    return f"{listed(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+
+
+def _missing(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    return [(arm.label, sentence) for arm in arms for sentence in [*arm.problems, *unread(arm)]]
 
 
 # --- summary --------------------------------------------------------------------------------------------------------
@@ -113,6 +145,7 @@ def _learned_from(arm: Arm) -> str:
 
 
 CONTENTS = [
+    ("card", "Robustness"),
     ("summary", "Summary"),
     ("data", "Data"),
     ("curves", "Learning curves"),
@@ -136,6 +169,17 @@ GLOSSARY = [
         "A 95 % confidence interval: of a fleet about the method (seeds, then episodes), of a single policy about that policy.",
     ),
     ("IQM", "Interquartile mean: the mean of the middle half, which outliers move little (Agarwal et al. 2021)."),
+    (
+        "Least accepted",
+        "What a robustness card holds returns against: a share below the return without attack (--drop), or a return that you name"
+        " (--floor). For: surely not below it (95 % interval). Against: below it. Else not known.",
+    ),
+    (
+        "Verdict",
+        "Falls: something that was tried brings the return below the least accepted. Not known: nothing did, but attacks or other physics"
+        " were not measured, or chance may explain it. Held: surely not below in all that was tried. Held and certified: and a certificate"
+        " promises so within a budget.",
+    ),
     ("P(first is better)", "The probability that a random seed of the first does better than a random seed of the second."),
 ]
 
@@ -231,14 +275,5 @@ def _run(arm: Arm, shared: bool) -> dict[str, Any]:
     own = {name: value for name, value in arm.config.items() if name not in APART}
     settings = [(name, "–" if value is None else without_folder(str(value))) for name, value in flat(own)]
     commands = [arm.config.get("command"), *(data.get("command") for data in arm.evidence.values())]
-    command = "\n".join(filter(None, map(_command, commands)))
+    command = "\n".join(dict.fromkeys(filter(None, map(written, commands))))
     return {"mark": swatch(arm.place), "label": arm.label, "command": command, "facts": facts, "settings": settings}
-
-
-def _command(command: Any) -> str:
-    """A command line, its absolute paths cut to their last part."""
-    try:
-        words = list(map(str, command)) if isinstance(command, list) else shlex.split(str(command or ""))
-    except ValueError:  # quotes that do not close
-        return portable(str(command))
-    return " ".join(word if word.startswith("…") else shlex.quote(portable(word)) for word in map(without_folder, words))

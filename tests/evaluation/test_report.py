@@ -356,7 +356,7 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
 
 def test_nothing_is_left_behind_when_it_fails(runs, tmp_path, filmed, monkeypatch):
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(report, "render", lambda arms: 1 / 0)
+    monkeypatch.setattr(report, "render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report_for_runs(runs, tmp_path / "out" / "report.html")
     assert list((tmp_path / "out").iterdir()) == []

@@ -143,7 +143,7 @@ def _read(folder: Path, place: int) -> Arm:
     problems: list[str] = []
     config, result = (_json(folder / name, problems) for name in ("config.json", "result.json"))
     series = _metrics(folder / "metrics.jsonl", problems)
-    evidence = {path.stem: found for path in sorted((folder / "evidence").glob("*.json")) if (found := _json(path, problems))}
+    evidence = {path.stem: found for path in sorted((folder / "evidence").glob("*.json")) if (found := _json(path, problems)) is not None}
     if not (config or result or series or evidence):
         raise CheckpointError(f"{folder} is not a run folder: it holds no readable config.json, metrics.jsonl or result.json.")
     arm = Arm(folder, place, _label(folder, config or {}, result or {}), config or {}, result or {}, series, evidence, problems)
@@ -180,11 +180,12 @@ def _json(path: Path, problems: list[str]) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return found
-    problems.append(f"{path.name} cannot be read: it is damaged, or not a JSON object.")
+    name = f"evidence/{path.name}" if path.parent.name == "evidence" else path.name
+    problems.append(f"{name} cannot be read: it is damaged, or not a JSON object.")
     return None
 
 

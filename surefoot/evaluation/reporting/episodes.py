@@ -12,7 +12,8 @@ from surefoot.errors import SurefootError
 from surefoot.evaluation.reporting import figures
 from surefoot.evaluation.reporting.animation import Episode, film, play_episode
 from surefoot.evaluation.reporting.arms import Arm
-from surefoot.evaluation.reporting.figures import number, swatch
+from surefoot.evaluation.reporting.drawing import number
+from surefoot.evaluation.reporting.figures import swatch
 from surefoot.evaluation.reporting.findings import plural
 from surefoot.policies.base import Policy
 from surefoot.policies.saving import read_policy

@@ -1,35 +1,32 @@
-"""The report's charts: drawn by matplotlib and handed over as inline SVG that wears the page's own colours and font.
-
-Colours are written as style variables of the page (`--arm-0`, `--muted`, …), so that one drawing is right in a light and in a
-dark page; text stays text. An arm has the same colour and dash in every chart: `arm` is its place in the report.
-"""
+"""The report's charts of returns: over training, over the attack budget, as dots with intervals, over an episode."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import StringIO
-from itertools import count
 
 import numpy as np
-from markupsafe import Markup, escape
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from markupsafe import Markup
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from surefoot.evaluation.reporting.drawing import (
+    CARD,
+    COLOURS,
+    DASHES,
+    GRID,
+    INK,
+    MUTED,
+    SIZE,
+    TICKS,
+    WIDTH,
+    axes,
+    colour,
+    name_axes,
+    plain,
+    reference,
+    svg,
+)
 from surefoot.evaluation.statistics import Interval
-
-COLOURS = 6
-DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.6), (7, 2, 1.5, 2), (4, 1.5), (9, 3))
-"""A second sign beside colour, for those who see colours differently; in line widths."""
-WIDTH = 4.25  # inches of 72 units: about the width of a phone, so that nothing has to shrink there
-SIZE = 9.5  # of text, in the same units
-INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"  # stand-ins, replaced by the page's variables
-_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--line)", CARD: "var(--card)"}
-_PAGE |= {f"#0500{i:02x}": f"var(--arm-{i})" for i in range(COLOURS)}
-_numbers = count()
 
 
 @dataclass(frozen=True)
@@ -66,23 +63,6 @@ class Budgets:
     hollow: bool = False
 
 
-def colour(arm: int | None) -> str:
-    """The stand-in for an arm's colour."""
-    return INK if arm is None else f"#0500{arm % COLOURS:02x}"
-
-
-def number(x: float) -> str:
-    """Four significant digits, thousands apart, a real minus sign; no exponent for what returns usually are."""
-    if not np.isfinite(x):
-        return "∞" if x > 0 else "−∞" if x < 0 else "?"
-    size = abs(x)
-    text = f"{x:.4g}" if 1e-3 <= size < 1e4 or x == 0 else f"{x:,.0f}" if 1e4 <= size < 1e9 else f"{x:.2e}"
-    return text.replace("-", "−")
-
-
-_TICKS = FuncFormatter(lambda value, _: number(round(value, 10)))
-
-
 def swatch(arm: int) -> Markup:
     """A piece of an arm's line, for legends."""
     dash = " ".join(f"{2 * d:g}" for d in DASHES[arm % len(DASHES)])
@@ -110,7 +90,7 @@ def mark(drawn: Budgets) -> Markup:
 
 def curves(drawn: Sequence[Curve], *, x: str, y: str, alt: str, references: Sequence[tuple[float, str]] = ()) -> Markup:
     """Lines with bands over `x`; a logarithmic axis where positive values span more than two orders of magnitude."""
-    figure, ax = _axes(2.65)
+    figure, ax = axes(2.65)
     ends = np.concatenate([end[np.isfinite(end)] for c in drawn for end in (c.middle, c.low, c.high) if end is not None])
     logarithmic = not references and ends.min() > 0.0 and ends.max() > 100.0 * ends.min()
     for c in drawn:
@@ -119,23 +99,23 @@ def curves(drawn: Sequence[Curve], *, x: str, y: str, alt: str, references: Sequ
         if c.low is not None and c.high is not None:
             ax.fill_between(c.x, c.low, c.high, color=colour(c.arm), alpha=0.17, lw=0)
     for value, text in references:
-        _reference(ax, value, text)
+        reference(ax, value, text)
     if logarithmic:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(numticks=5))
-        ax.yaxis.set_major_formatter(_TICKS)
+        ax.yaxis.set_major_formatter(TICKS)
         ax.yaxis.set_minor_locator(NullLocator())
         y += ", log scale"
     else:
         ax.yaxis.set_major_locator(MaxNLocator(5))
-    _label(ax, x, y)
-    return _svg(figure, alt)
+    name_axes(ax, x, y)
+    return svg(figure, alt)
 
 
 def intervals(rows: Sequence[Row], *, x: str, alt: str, references: Sequence[tuple[float, str]] = ()) -> Markup:
     """One row an estimate, from the top: its label, the values behind it as rings, the interval as a bar, the estimate as a dot."""
     head = 0.28 * len(references)
-    figure, ax = _axes(0.62 + head + 0.5 * len(rows))
+    figure, ax = axes(0.62 + head + 0.5 * len(rows))
     places = np.arange(len(rows))[::-1]
     for place, row in zip(places, rows, strict=True):
         low, high = row.interval.low, row.interval.high
@@ -158,13 +138,13 @@ def intervals(rows: Sequence[Row], *, x: str, alt: str, references: Sequence[tup
     ax.grid(axis="x", color=GRID, lw=0.8)
     ax.set_yticks([])
     ax.spines["bottom"].set_visible(False)
-    _label(ax, x, "")
-    return _svg(figure, alt)
+    name_axes(ax, x, "")
+    return svg(figure, alt)
 
 
-def robustness(drawn: Sequence[Budgets], *, x: str, y: str, alt: str) -> Markup:
+def robustness(drawn: Sequence[Budgets], *, x: str, y: str, alt: str, height: float = 2.9) -> Markup:
     """Certified lower bounds as lines over shaded ground, attacked returns as points."""
-    figure, ax = _axes(2.9)
+    figure, ax = axes(height)
     for d in drawn:
         budgets, values = np.asarray(d.budgets, float), np.asarray(d.values, float)
         if d.bound:
@@ -178,18 +158,18 @@ def robustness(drawn: Sequence[Budgets], *, x: str, y: str, alt: str) -> Markup:
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.0) if low < 0.1 * high else low, high)
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    _label(ax, x, y)
-    return _svg(figure, alt)
+    name_axes(ax, x, y)
+    return svg(figure, alt)
 
 
 def trace(columns: Sequence[tuple[str, np.ndarray]], *, arm: int, x: str, alt: str) -> Markup:
     """Each quantity over the steps of one episode, one strip below the other."""
-    figure, _ = _axes(0)
+    figure, _ = axes(0)
     figure.clear()
     figure.set_size_inches(WIDTH, 0.5 + 0.48 * len(columns))
     strips = figure.subplots(len(columns), 1, sharex=True, squeeze=False)[:, 0]
     for ax, (label, values) in zip(strips, columns, strict=True):
-        _plain(ax)
+        plain(ax)
         ax.plot(np.arange(len(values)), values, color=colour(arm), lw=1.2)
         ax.set_yticks([])
         ax.grid(visible=False)
@@ -197,60 +177,5 @@ def trace(columns: Sequence[tuple[str, np.ndarray]], *, arm: int, x: str, alt: s
         ax.set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
         ax.spines["bottom"].set_visible(ax is strips[-1])
         ax.tick_params(labelbottom=ax is strips[-1])
-    _label(strips[-1], x, "")
-    return _svg(figure, alt)
-
-
-# --- what they share ------------------------------------------------------------------------------------------------
-
-
-def _axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure((WIDTH, max(height, 0.1)), layout="constrained")
-    ax = figure.add_subplot()
-    _plain(ax)
-    return figure, ax
-
-
-def _plain(ax: Axes) -> None:
-    """A quiet frame: horizontal grid lines, a base line, nothing else."""
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(GRID)
-    ax.set_axisbelow(True)
-    ax.grid(axis="y", color=GRID, lw=0.8)
-    ax.tick_params(colors=MUTED, length=0, pad=4, labelsize=SIZE)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(_TICKS)
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.margins(x=0.02, y=0.08)
-
-
-def _label(ax: Axes, x: str, y: str) -> None:
-    """Axis names: the vertical one lies above its axis, where it is read without turning the head."""
-    ax.set_xlabel(x, color=MUTED, labelpad=5)
-    if y:
-        ax.set_title(y, loc="left", color=MUTED, size=SIZE, pad=7)
-
-
-def _reference(ax: Axes, value: float, text: str) -> None:
-    ax.axhline(value, color=MUTED, lw=1, dashes=(3, 3), zorder=0)
-    note = ax.annotate(text, (1, value), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color=MUTED)
-    note.set(horizontalalignment="right", size=SIZE - 1, zorder=5)
-    note.set_bbox({"boxstyle": "square,pad=0.15", "facecolor": CARD, "edgecolor": "none", "alpha": 0.75})
-
-
-def _svg(figure: Figure, alt: str) -> Markup:
-    """The drawing as an `<svg>` of the page: named ids, no metadata, no style of its own, colours and font of the page."""
-    buffer = StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "surefoot", "font.family": "DejaVu Sans", "font.size": SIZE}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    box = re.search(r'viewBox="([^"]*)"', text)
-    body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<defs>\s*</defs>|<!--.*?-->", "", body, flags=re.S)
-    prefix = f"c{next(_numbers)}-"
-    body = re.sub(r' id="[^"]*_\d+"', "", body)  # names of artists that nothing refers to
-    body = re.sub(r'( id="|xlink:href="#|url\(#)', lambda m: m[1].replace("xlink:", "") + prefix, body)
-    body = re.sub(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'(?:, [^;\"]*)?", r"\1var(--font)", body)
-    body = re.sub("|".join(_PAGE), lambda m: _PAGE[m[0]], body)
-    body = re.sub(r"\n\s*", "\n", body).strip()
-    return Markup(f'<svg class="chart" viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(alt)}">{body}</svg>')
+    name_axes(strips[-1], x, "")
+    return svg(figure, alt)

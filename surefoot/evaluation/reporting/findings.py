@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from surefoot.evaluation.reporting.arms import Arm, Scores
-from surefoot.evaluation.reporting.figures import number
+from surefoot.evaluation.reporting.drawing import number
 from surefoot.evaluation.statistics import Comparison, Interval, holm, probability_of_improvement, welch
 
 Unit = Literal["seeds", "episodes"]
@@ -45,6 +45,12 @@ def words(interval: Interval) -> str:
 
 def p_words(p: float) -> str:
     return "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
+
+
+def percent(share: float) -> str:
+    """`38 %`, `99.9 %` where that is nearer than a whole number would be, with a blank that does not break."""
+    text = f"{100.0 * share:.4g}" if share > 0.99 else f"{100.0 * share:.0f}"
+    return text + "\u00a0%"
 
 
 def plural(n: int, name: str) -> str:

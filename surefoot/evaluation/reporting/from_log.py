@@ -10,7 +10,8 @@ import numpy as np
 from surefoot.evaluation.reporting import figures
 from surefoot.evaluation.reporting.arms import Arm
 from surefoot.evaluation.reporting.blocks import RANGE, Column, Figure, Table, estimate, named
-from surefoot.evaluation.reporting.figures import Row, number
+from surefoot.evaluation.reporting.drawing import number
+from surefoot.evaluation.reporting.figures import Row
 from surefoot.evaluation.reporting.findings import listed, words
 from surefoot.evaluation.statistics import mean_interval
 

@@ -10,7 +10,8 @@ import numpy as np
 from surefoot.evaluation.reporting import figures
 from surefoot.evaluation.reporting.arms import RETURN, Arm, Series, shortened
 from surefoot.evaluation.reporting.blocks import RANGE, Column, Figure, Group, Table, estimate, legend
-from surefoot.evaluation.reporting.figures import Curve, Row, number
+from surefoot.evaluation.reporting.drawing import number
+from surefoot.evaluation.reporting.figures import Curve, Row
 from surefoot.evaluation.reporting.findings import Pair, Unit, listed, p_words, pairs, plural, unit, words
 
 SHOWN = 4  # charts of metrics that are open at once

@@ -26,7 +26,7 @@ def attack(means=(195.0, 180.0, 160.0), spread=4.0, **changes):
     failed = np.array(changes.pop("failed", [False] * k))
     returns = np.array(means)[:, None] + spread * np.tile([-1.0, 1.0], 20)
     curve = AttackCurve(
-        budgets, ("q",), returns, np.zeros(k, int), np.array(means)[:, None], failed, np.zeros(k), budgets, "CartPole-v1", 7
+        budgets, ("q",), returns, np.zeros(k, int), np.array(means)[:, None], failed, budgets > 0, np.zeros(k), budgets, "CartPole-v1", 7
     )
     about = {"policy": "run", "command": "surefoot attack run", "kind": "q", "norm": "total", "sigma": 0.2, "max_steps": 200}
     return about | curve.to_json() | changes
@@ -93,13 +93,33 @@ def test_another_policy_or_budget_is_not_held_against_a_certificate(arms):
 
 def test_members_are_told_apart(arms):
     found = findings(arms(certify=certificate([[190.0, 150.0, 90.0], [180.0, 140.0, 80.0]]), certify_at_1=certificate()))
-    assert [finding.which for finding in found] == ["seed 1", "seed 2", "seed 2"]
+    assert [finding.whom.which for finding in found] == ["seed 1", "seed 2", "seed 2"]
 
 
 def test_an_attack_that_failed_counts_for_nothing(arms):
     runs = arms(certify=certificate(), attack_q=attack((195.0, 1.0, 1.0), failed=[False, True, True]))
     assert [row[2:] for row in robustness(runs)["tables"][0].rows][1:] == [["failed", "–"], ["failed", "–"]]
     assert "should not happen" not in said(runs)[0]
+
+
+def test_many_attacks_on_one_policy_are_one_table_and_their_worst_one_curve(arms):
+    means = {"pgd": (195.0, 180.0, 90.0), "mad": (195.0, 120.0, 160.0), "score": (195.0, 1.0, 1.0)}
+    evidence = {f"attack_{kind}": attack(mean, kind=kind, norm="linf") for kind, mean in means.items()}
+    evidence["attack_score"] = attack(means["score"], kind="score", norm="linf", failed=[False, True, True])
+    section = robustness(arms(**evidence))
+    (table,), (figure,) = section["tables"], section["figures"]
+    assert [column.name for column in table.columns] == ["attack", "budget 0", "budget 0.1", "budget 0.2"]
+    assert [(row[0], row[2].split()[0]) for row in table.rows] == [("mad", "120"), ("pgd", "180"), ("score", "failed")]
+    assert [label for _, label in figure.legend] == ["DQN with noise 0.2: worst of 3 attacks"]
+    assert "195 at budget 0 and 90 at 0.2" in figure.drawing and "the worst at each budget" in figure.caption
+
+
+def test_budgets_in_other_units_have_an_axis_of_their_own(arms):
+    section = robustness(arms(attack_q=attack(norm="linf"), attack_pgd=attack(kind="pgd", norm="linf", units="policy")))
+    assert len(section["figures"]) == 2
+    assert any(
+        "in the policy&#39;s own units" in figure.drawing or "in the policy's own units" in figure.drawing for figure in section["figures"]
+    )
 
 
 @pytest.mark.parametrize(
