@@ -64,6 +64,7 @@ docs: dev
 	@touch $@
 
 bench: dev .venv-peers/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --peer-python .venv-peers/bin/python
 
 clean:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    attacks,
+    coverage,
     exact_adversarial,
     exact_bandits,
     exact_demonstrations,
@@ -18,23 +20,36 @@ from benchmarks import (
     exact_r2pvi,
     on_policy,
     parts,
+    radii,
+    robustness_card,
     rollouts,
     speed,
+    vision,
 )
 from benchmarks.measuring import RESULTS
 
-EXACT: dict[str, Callable[[Path], None]] = {
+ALONE: dict[str, Callable[[Path], None]] = {
+    "rollouts": rollouts.main,
+    "certificate": rollouts.certificate,
+    "on_policy": on_policy.main,
+    "attacks": attacks.main,
+    "radii": radii.main,
+    "coverage": coverage.main,
+    "vision": vision.main,
     "r2pvi": exact_r2pvi.main,
     "adversarial": exact_adversarial.main,
     "demonstrations": exact_demonstrations.main,
     "martingale": exact_martingale.main,
 }
-"""Methods with guarantees, by themselves."""
+"""Those that need no other interpreter."""
 
 BESIDE: dict[str, Callable[[Path, str | None], None]] = {"particles": exact_particles.main, "bandits": exact_bandits.main}
-"""Those that have a peer."""
+"""Those whose peer has an interpreter of its own."""
 
-NAMES = ("speed", "parts", "rollouts", "certificate", "on_policy", *EXACT, *BESIDE)
+PICTURES: dict[str, Callable[[Path], None]] = {"robustness_card": robustness_card.main}
+"""Those that write no table."""
+
+NAMES = ("speed", "parts", *ALONE, *BESIDE, *PICTURES)
 
 
 def main(argv: list[str]) -> int:
@@ -49,15 +64,9 @@ def main(argv: list[str]) -> int:
         speed.main(log, options.peer_python, options.out)
     if log is not None and "parts" in options.only:
         parts.main(log, options.out)
-    if "rollouts" in options.only:
-        rollouts.main(options.out)
-    if "certificate" in options.only:
-        rollouts.certificate(options.out)
-    if "on_policy" in options.only:
-        on_policy.main(options.out)
     for name in options.only:
-        if name in EXACT:
-            EXACT[name](options.out)
+        if name in ALONE | PICTURES:
+            (ALONE | PICTURES)[name](options.out)
         if name in BESIDE:
             BESIDE[name](options.out, options.peer_python)
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.__main__ import NAMES, main
+from benchmarks.__main__ import NAMES, PICTURES, main
 from benchmarks.measuring import machine, write
 from benchmarks.products import Products
 from surefoot.claims import tables
@@ -43,4 +43,4 @@ def test_unknown_benchmarks_are_refused(capsys):
 
 def test_every_table_of_the_page_has_a_benchmark():
     page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
-    assert [name for name in NAMES if f"<!-- table: benchmark {name} -->" not in page] == []
+    assert [name for name in NAMES if name not in PICTURES and f"<!-- table: benchmark {name} -->" not in page] == []

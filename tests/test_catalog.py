@@ -19,7 +19,7 @@ SYSTEMS = {
     "trajectory-weighting", "v-gps",
 }
 # fmt: on
-BASELINES = {"bc", "td3_bc", "iql", "cql", "dqn", "sac", "ppo"}
+BASELINES = {"bc", "td3_bc", "iql", "cql", "dqn", "sac", "ppo", "sa_dqn", "sa_ppo"}
 READY = [row for row in catalog.ROWS if row.status == "ready"]
 
 
@@ -27,7 +27,7 @@ def test_all_systems_and_baselines_are_rows():
     assert len(SYSTEMS) == 48
     assert {row.slug for row in catalog.ROWS if row.claim} == SYSTEMS
     assert {row.slug for row in catalog.ROWS if not row.claim} == BASELINES
-    assert len({row.slug for row in catalog.ROWS}) == len(catalog.ROWS) == 55
+    assert len({row.slug for row in catalog.ROWS}) == len(catalog.ROWS) == 57
 
 
 @pytest.mark.parametrize("row", catalog.ROWS, ids=lambda row: row.slug)

@@ -1,5 +1,6 @@
 """What README and docs show works: Python blocks run on small numbers, commands parse, links lead somewhere, examples run."""
 
+import json
 import os
 import re
 import shlex
@@ -57,12 +58,12 @@ def own_log(folder: Path) -> None:
 
 def own_run(folder: Path) -> None:
     from surefoot.data.spec import Discrete, Spec
-    from surefoot.methods.registry import learner
     from surefoot.policies.families import Categorical
     from surefoot.policies.saving import save_policy
 
-    save_policy(Categorical(Spec((4,), Discrete(2)), (16,), (2,)), folder / "runs" / "my-run" / "policy")
-    assert learner("dqn")
+    run = folder / "runs" / "my-run"
+    save_policy(Categorical(Spec((4,), Discrete(2)), (16,), (2,)), run / "policy")
+    (run / "config.json").write_text(json.dumps({"method": "dqn", "env": "CartPole-v1", "seeds": 2}))
 
 
 def own_agent(folder: Path) -> None:

@@ -103,3 +103,11 @@ def test_benchmarks_render_their_rows(checkout):
     text = tables.benchmark_table("speed")
     assert "| library | updates per second |" in text and "| a | 1,234 |" in text and "---:" in text
     assert "not measured yet" in tables.benchmark_table("none").lower()
+
+
+def test_the_short_table_names_what_failed(checkout):
+    failing = result() | {"holds": False}
+    failing["checks"] = [failing["checks"][0] | {"holds": False}, failing["checks"][0] | {"name": "b", "holds": True}]
+    (checkout / "results" / "a2pr.json").write_text(json.dumps(failing))
+    row = next(line for line in tables.verdicts_table("docs/").splitlines() if "a2pr" in line)
+    assert row.startswith("| [`a2pr`](docs/a2pr.md) | c | **does not hold**, 2 seeds, 2 min; 1 of 2 checks<br>✗ new \\| old: 2.25")

@@ -83,6 +83,19 @@ def claims_table() -> str:
     return markdown(("system", "the claim, in miniature", "measured [95 % interval]", "verdict"), rows)
 
 
+def verdicts_table(to: str) -> str:
+    """The same in short: the verdict, and the required checks that failed; `to` is the path from the page to the methods' pages."""
+    rows = []
+    for row in claimants():
+        for result in filter(None, (stored(row.slug), stored(row.slug, "full"))):
+            checks = [check for check in result["checks"] if check["required"]]
+            failed = [f"✗ {check['statement']}: {measured(check)}" for check in checks if not check["holds"]]
+            name = f"[`{row.slug}`]({to}{row.slug}.md)" + (", full scale" if result["scale"] == "full" else "")
+            count = f"{len(checks) - len(failed)} of {len(checks)} checks"
+            rows.append([name, result["claim"], "<br>".join([f"{verdict(result)}; {count}", *failed])])
+    return markdown(("system", "the claim, in miniature", "verdict"), rows)
+
+
 def verdict(result: Mapping[str, Any]) -> str:
     """Whether the claim holds, on how many seeds, in what time."""
     seeds, wall_s = len(result["seeds"]), result["wall_s"]
@@ -184,6 +197,7 @@ def _cell(value: object) -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "claims": claims_table,
+    "verdicts": verdicts_table,
     "outcome": outcome_table,
     "ready": ready_table,
     "planned": planned_table,

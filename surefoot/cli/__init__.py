@@ -16,6 +16,8 @@ VERBS = {
     "compare": "policies against each other, with tests",
     "certify": "a lower bound on the return under observation attacks",
     "attack": "the return under a real attack",
+    "stress": "the return over a set of physical parameters, and the worst of it",
+    "diagnose": "the directions in which a policy's decisions are least stable",
     "bandit": "contextual bandits: simulate the production loop, or replay a log",
     "reproduce": "run a paper's headline claim against its baseline",
     "report": "one HTML file about one or more runs",

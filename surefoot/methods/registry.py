@@ -19,12 +19,14 @@ OFFLINE = {
 
 ONLINE = {
     "dqn": "surefoot.methods.online.dqn:DQN",
+    "sa_dqn": "surefoot.methods.online.sa_dqn:SADQN",
     "sac": "surefoot.methods.online.sac:SAC",
 }
 """Learners that step an environment and learn from all that they have seen."""
 
 ON_POLICY = {
     "ppo": "surefoot.methods.online.ppo:PPO",
+    "sa_ppo": "surefoot.methods.online.sa_ppo:SAPPO",
 }
 """Learners that step an environment and learn from the newest steps alone."""
 

@@ -16,7 +16,7 @@ def test_the_list_is_grouped_and_counts(capsys):
 def test_json_has_every_row(capsys):
     assert main(["methods", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 55
+    assert len(rows) == 57
     a2pr = next(row for row in rows if row["slug"] == "a2pr")
     assert a2pr["arxiv"] == "2405.19909v3" and a2pr["status"] == "ready" and a2pr["url"].endswith(a2pr["arxiv"])
 

@@ -4,12 +4,16 @@ Schulman et al., "Proximal Policy Optimization Algorithms", arXiv 1707.06347v2: 
 entropy), Eq. 11-12 (advantages, which are those of "Generalized Advantage Estimation", arXiv 1506.02438v6), Alg. 1. As in the codes that
 the field compares with (Stable-Baselines3, CleanRL): actor and critic are apart, tanh, orthogonal, advantages are scaled to mean 0 and
 variance 1 in each minibatch, the gradient's norm is bounded, observations are scaled by running statistics that belong to the policy,
-rewards by the running deviation of their discounted sum. Departures: a box is rescaled to [-1, 1] (so sigma 1 is half its width);
-a time limit is bootstrapped from the true last observation; nothing is clipped at 10 deviations.
+rewards by the running deviation of their discounted sum.
+From the same weights, rows and minibatches an update gives the weights that Stable-Baselines3's gives (tested). Departures: a box is
+rescaled to [-1, 1] (so sigma 1 is half its width); a time limit is bootstrapped from the true last observation (CleanRL takes it for
+a termination); what scales moves between batches and not at every step, the first batch being scaled by itself; nothing is clipped at
+10 deviations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,6 +24,7 @@ from surefoot.data.batches import Segments
 from surefoot.data.spec import Discrete, Spec
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Method
+from surefoot.nn.distributions import Choice, Normal
 from surefoot.nn.mlp import Critic
 from surefoot.nn.optimise import adam, descend
 from surefoot.nn.running import RunningMoments
@@ -44,6 +49,8 @@ class PPOConfig:
     """How far the ratio of new to old probability may move from 1 and still gain."""
     learning_rate: float = 3e-4
     """Adam's learning rate of actor and critic."""
+    eps: float = 1e-5
+    """Adam's epsilon (torch's own default is 1e-8; Stable-Baselines3 and CleanRL use this one)."""
     anneal: int = 0
     """Steps over which the learning rate falls linearly to 0 (0: it stays)."""
     value_weight: float = 0.5
@@ -63,7 +70,7 @@ class PPOConfig:
         for name in ("gamma", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it lies between 0 and 1.")
-        for name in ("n_steps", "n_envs", "epochs", "minibatch", "clip", "learning_rate", "max_norm"):
+        for name in ("n_steps", "n_envs", "epochs", "minibatch", "clip", "learning_rate", "eps", "max_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be positive.")
         for name in ("anneal", "value_weight", "entropy_weight"):
@@ -94,16 +101,28 @@ def gae(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, e
 
 
 def clipped_surrogate(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """-mean_b min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi / pi_old (Eq. 7): `[...]` of `[..., B]`."""
+    """-mean_b min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi / pi_old (Eq. 7): `[...]` of `[..., B]`.
+
+    For either sign of A this is min(ratio A, A + clip |A|), which costs less to differentiate.
+    """
     if not logprob.shape == old_logprob.shape == advantage.shape:
         raise ValueError(f"{tuple(logprob.shape)}, {tuple(old_logprob.shape)} and {tuple(advantage.shape)} must all be [..., B].")
     ratio = (logprob - old_logprob).exp()
-    return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage).mean(-1)
+    return -torch.minimum(ratio * advantage, advantage + clip * advantage.abs()).mean(-1)
 
 
 def standardised(x: Tensor) -> Tensor:
     """Mean 0 and standard deviation 1 along the last axis."""
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
+
+
+def minibatches(rows: Sequence[Tensor], order: Tensor, size: int, lead: int) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors `[*copies, B, ...]` (axis `lead` is B), whose rows are put in `order`, in pieces of `size`; those left over are left out.
+
+    One gather an epoch, of which the pieces are views: a gather a piece would cost a twentieth of an update.
+    """
+    order = order[: len(order) // size * size]
+    return zip(*(x.index_select(lead, order).split(size, lead) for x in rows), strict=True)
 
 
 # --- method -----------------------------------------------------------------------------------------------------------
@@ -130,15 +149,17 @@ class PPO(Method):
         self.policy.net.orthogonal_(0.01, self.generator)
         self.critic.net.orthogonal_(1.0, self.generator)
         self.normaliser = self.policy.normaliser
-        self.optimiser = adam([*self.policy.parameters(), *self.critic.parameters()], config.learning_rate)
+        self.optimiser = adam([*self.policy.parameters(), *self.critic.parameters()], config.learning_rate, config.eps)
         self.obs_moments = RunningMoments((*copies, spec.obs_dim), device)
         self.return_moments = RunningMoments((*copies, 1), device)
         self.discounted = torch.zeros(*copies, config.n_envs, device=device)  # running discounted sums of rewards
 
     def update(self, batch: Segments) -> dict[str, Tensor]:
-        c, lead = self.config, len(self.copies)
+        c, lead, first = self.config, len(self.copies), self.steps == 0
+        if first:  # played unscaled, which a policy with a last layer of 0.01 hardly feels; learned from under its own scaling
+            self._refresh(batch.obs)
         reward = batch.reward if c.raw_reward else self._scaled(batch)
-        obs = self.normaliser(batch.obs.flatten(lead, lead + 1))  # [*copies, T N, S], as the actor saw them
+        obs = self.normaliser(batch.obs.flatten(lead, lead + 1))  # [*copies, T N, S]; after the first batch, as the actor saw them
         action, shape = batch.action.flatten(lead, lead + 1), batch.reward.shape
         with torch.no_grad():
             old_logprob = self.policy.distribution(obs).log_prob(action)
@@ -148,21 +169,20 @@ class PPO(Method):
             advantage = advantage.flatten(lead)
             returns = advantage + value
         self._anneal()
-        losses = []
+        rows, losses = (obs, action, old_logprob, advantage, returns), []
         for _ in range(c.epochs):
             order = torch.randperm(obs.shape[-2], generator=self.generator, device=self.device)
-            for rows in order[: len(order) // c.minibatch * c.minibatch].view(-1, c.minibatch):
-                losses.append(self._descend(*(x.index_select(lead, rows) for x in (obs, action, old_logprob, advantage, returns))))
-        policy_loss, value_loss = torch.stack(losses).mean(0)
+            losses += [self._descend(*minibatch) for minibatch in minibatches(rows, order, c.minibatch, lead)]
+        policy_loss, value_loss = (torch.stack(loss).mean(0) for loss in zip(*losses, strict=True))
         metrics = self._moved(obs, action, old_logprob) | {"policy_loss": policy_loss, "value_loss": value_loss}
         metrics["explained_variance"] = 1.0 - (returns - value).var(-1) / returns.var(-1).clamp_min(1e-12)
-        if not c.raw_obs:
-            self._refresh(batch.obs.flatten(lead, lead + 1))
+        if not first:
+            self._refresh(batch.obs)
         self.steps += shape[-2] * shape[-1]
         return metrics
 
-    def _descend(self, obs: Tensor, action: Tensor, old_logprob: Tensor, advantage: Tensor, returns: Tensor) -> Tensor:
-        """One step of Eq. 9 on a minibatch `[*copies, b]`; its policy and value loss, `[2, *copies]`."""
+    def _descend(self, obs: Tensor, action: Tensor, old_logprob: Tensor, advantage: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of Eq. 9 on a minibatch `[*copies, b]`; its policy and value loss, `[*copies]`."""
         c = self.config
         distribution = self.policy.distribution(obs)
         policy_loss = clipped_surrogate(distribution.log_prob(action), old_logprob, standardised(advantage), c.clip)
@@ -170,8 +190,15 @@ class PPO(Method):
         loss = policy_loss + c.value_weight * value_loss
         if c.entropy_weight:
             loss = loss - c.entropy_weight * distribution.entropy().mean(-1)
+        extra = self.regulariser(obs, distribution)
+        if extra is not None:
+            loss = loss + extra
         descend(loss.sum(), self.optimiser, c.max_norm, self.copies)
-        return torch.stack([policy_loss.detach(), value_loss.detach()])
+        return policy_loss.detach(), value_loss.detach()
+
+    def regulariser(self, obs: Tensor, distribution: Normal | Choice) -> Tensor | None:
+        """What a method that extends PPO adds to the loss of a minibatch, `[*copies]`, of scaled observations `[*copies, b, S]`."""
+        return None
 
     @torch.no_grad()
     def _moved(self, obs: Tensor, action: Tensor, old_logprob: Tensor) -> dict[str, Tensor]:
@@ -195,8 +222,10 @@ class PPO(Method):
         return batch.reward / self.return_moments.std().unsqueeze(-1)
 
     def _refresh(self, obs: Tensor) -> None:
-        """The policy's scaling with the observations of this batch, for the next one to be played with."""
-        self.obs_moments.add(obs)
+        """The policy's scaling with these observations `[*copies, T, N, S]` too, for the next ones to be played with."""
+        if self.config.raw_obs:
+            return
+        self.obs_moments.add(obs.flatten(len(self.copies), len(self.copies) + 1))
         self.normaliser.mean.copy_(self.obs_moments.mean)
         self.normaliser.std.copy_(self.obs_moments.std())
 

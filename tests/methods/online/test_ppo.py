@@ -1,14 +1,15 @@
 """PPO by hand, against Stable-Baselines3's and TorchRL-like formulas, in resumes, in fleets, and learning with its key terms on and off."""
 
-import math
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from surefoot.data.batches import Segments
@@ -18,7 +19,7 @@ from surefoot.envs.making import env_spaces
 from surefoot.errors import ConfigError
 from surefoot.evaluation.rollouts import rollout
 from surefoot.methods.online import ppo
-from surefoot.methods.online.ppo import PPO, PPOConfig, clipped_surrogate, gae
+from surefoot.methods.online.ppo import PPO, PPOConfig, clipped_surrogate, gae, minibatches
 from surefoot.nn.running import RunningMoments
 from surefoot.policies.saving import read_policy, save_policy
 
@@ -74,8 +75,6 @@ def test_advantages_are_those_of_stable_baselines3(seed, gamma, lam):
 
 
 def env_space():
-    import gymnasium as gym
-
     return gym.make("CartPole-v1")
 
 
@@ -110,6 +109,23 @@ def test_nothing_is_gained_beyond_the_clip():
         assert torch.autograd.grad(loss, logprob)[0].item() != 0.0
 
 
+@given(st.floats(-5.0, 5.0), st.floats(-3.0, 3.0), st.floats(0.01, 0.9))
+def test_the_surrogate_is_that_of_equation_7(advantage, log_ratio, clip):
+    a, log_ratio = torch.tensor([advantage]), torch.tensor([log_ratio])
+    ratio = log_ratio.exp()
+    expected = -torch.minimum(ratio * a, ratio.clamp(1.0 - clip, 1.0 + clip) * a).item()
+    assert clipped_surrogate(log_ratio, torch.zeros(1), a, clip).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("lead", [0, 1])
+def test_minibatches_are_rows_in_order_and_whole(lead):
+    x, order = torch.arange(33.0).expand(*(2,) * lead, 33), torch.randperm(33, generator=torch.Generator().manual_seed(0))
+    pieces = list(minibatches((x, x.unsqueeze(-1)), order, 8, lead))
+    assert len(pieces) == 4
+    torch.testing.assert_close(torch.cat([first for first, _ in pieces], lead), order[:32].float().expand(*(2,) * lead, 32))
+    assert all(torch.equal(first, second.squeeze(-1)) for first, second in pieces)
+
+
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_moments_do_not_depend_on_the_cuts(sizes, seed):
@@ -124,16 +140,20 @@ def test_moments_do_not_depend_on_the_cuts(sizes, seed):
     torch.testing.assert_close(moments.std(), (rows.var(1, correction=0) + 1e-8).sqrt().float())
 
 
-def test_rewards_are_scaled_as_vecnormalize_does():
-    """The same discounted sums; theirs are updated step by step, ours segment by segment, so compare the statistics."""
-    method, s = make(CHOICE), segments(CHOICE)
-    method._scaled(s)
-    venv = VecNormalize(DummyVecEnv([env_space, env_space]), gamma=SMALL.gamma)
-    venv.ret_rms.count = 0.0
-    for t in range(16):
-        venv._update_reward(s.reward[t].numpy())
-        venv.returns[s.ended[t].numpy().astype(bool)] = 0.0
-    assert method.return_moments.std().item() == pytest.approx(math.sqrt(venv.ret_rms.var), rel=1e-4)
+def test_scaling_is_that_of_vecnormalize():
+    """Of rewards (by the same discounted sums) and observations; theirs moves step by step, ours batch by batch, so compare after each."""
+    method, venv = make(CHOICE), VecNormalize(DummyVecEnv([env_space, env_space]), gamma=SMALL.gamma)
+    venv.ret_rms, venv.obs_rms = RunningMeanStd(epsilon=0.0, shape=()), RunningMeanStd(epsilon=0.0, shape=(3,))
+    for seed in range(3):
+        s = segments(CHOICE, seed=seed)
+        for t in range(16):
+            venv._update_reward(s.reward[t].numpy())
+            venv.returns[s.ended[t].numpy().astype(bool)] = 0.0
+            venv.obs_rms.update(s.obs[t].numpy())
+        torch.testing.assert_close(method._scaled(s), torch.tensor(venv.normalize_reward(s.reward.numpy())), rtol=1e-4, atol=1e-5)
+        method._refresh(s.obs)
+        theirs = torch.tensor(venv.normalize_obs(s.obs.flatten(0, 1).numpy()))
+        torch.testing.assert_close(method.normaliser(s.obs.flatten(0, 1)), theirs, rtol=1e-4, atol=1e-4)
 
 
 @spaces
@@ -149,7 +169,102 @@ def test_the_policy_scales_by_what_it_has_seen(space):
     assert not plain.policy.normaliser.active
 
 
+def test_the_first_batch_is_learned_from_under_its_own_scaling(monkeypatch):
+    method, seen = make(BOX, epochs=1, minibatch=32), []
+    monkeypatch.setattr(method, "_descend", lambda obs, *rest: (seen.append(obs), rest[-1].mean(), rest[-1].mean())[1:])
+    batches = [segments(BOX, seed=i) for i in range(2)]
+    for batch in batches:
+        method.update(batch)
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen[0].std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    first, second = (batch.obs.flatten(0, 1) for batch in batches)
+    expected = (second - first.mean(0)) / first.std(0, correction=0)  # as it was played
+    torch.testing.assert_close(seen[1].sort(0).values, expected.sort(0).values, atol=1e-4, rtol=1e-4)
+
+
 # --- the method -------------------------------------------------------------------------------------------------------
+
+
+class Shaped(gym.Env):
+    """Spaces alone: what a Stable-Baselines3 model is built for, which is then given our batches."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+    def __init__(self, space):
+        box = gym.spaces.Box(-np.ones(2, np.float32), np.ones(2, np.float32))
+        self.action_space = box if space is BOX else gym.spaces.Discrete(3)
+
+
+def peer_of(method, space, sb3_model, copy_net, **options):
+    """Stable-Baselines3's PPO with our settings and our weights."""
+    c = method.config
+    sizes = {
+        "n_steps": c.n_steps * c.n_envs,
+        "batch_size": c.minibatch,
+        "n_epochs": c.epochs,
+        "policy_kwargs": {"net_arch": list(c.hidden)},
+    }
+    peer = sb3_model("PPO", Shaped(space), **sizes, **options)
+    copy_net(method.policy.net, [*peer.policy.mlp_extractor.policy_net, peer.policy.action_net])
+    copy_net(method.critic.net, [*peer.policy.mlp_extractor.value_net, peer.policy.value_net], 0)
+    return peer
+
+
+def let_it_collect(peer, method, batch):
+    """The peer's buffer as its `collect_rollouts` fills it: bootstrapped where a time limit cut off, in our order of rows."""
+    c, policy = method.config, peer.policy
+    scaled = [method.normaliser(x.flatten(0, 1)) for x in (batch.obs, batch.next_obs)]
+    action = batch.action.flatten(0, 1)
+    with torch.no_grad():
+        value, logprob, _ = policy.evaluate_actions(scaled[0], action)
+        next_value = policy.predict_values(scaled[1]).view(batch.reward.shape)
+    cut_off = batch.ended - batch.terminated
+    value = value.view(batch.reward.shape)
+    buffer = RolloutBuffer(c.n_steps, peer.observation_space, peer.action_space, gae_lambda=c.gae_lambda, gamma=c.gamma, n_envs=c.n_envs)
+    buffer.rewards, buffer.values = (batch.reward + c.gamma * cut_off * next_value).numpy(), value.numpy()
+    buffer.episode_starts = np.concatenate([np.ones((1, c.n_envs)), batch.ended[:-1].numpy()])
+    buffer.compute_returns_and_advantage(next_value[-1], batch.ended[-1].numpy())
+    for name in ("values", "advantages", "returns"):
+        setattr(buffer, name, getattr(buffer, name).reshape(-1, 1))
+    buffer.observations, buffer.actions, buffer.log_probs = (
+        scaled[0].numpy(),
+        action.view(len(action), -1).numpy(),
+        logprob[:, None].numpy(),
+    )
+    buffer.full = buffer.generator_ready = True
+    peer.rollout_buffer = buffer
+
+
+@spaces
+def test_updates_are_those_of_stable_baselines3(space, sb3_model, copy_net, monkeypatch):
+    """The same weights, data and minibatches in both: the same weights after three updates, each under a new scaling."""
+    method = make(space, raw_reward=True, entropy_weight=0.01, learning_rate=1e-2)
+    peer = peer_of(method, space, sb3_model, copy_net, ent_coef=0.01, learning_rate=1e-2)
+    orders, clipped = torch.Generator(), []
+    monkeypatch.setattr(np.random, "permutation", lambda n: torch.randperm(n, generator=orders).numpy())
+    for seed in range(3):
+        batch = segments(space, seed=seed)
+        goes_on = (batch.ended[:-1] == 0.0).unsqueeze(-1)
+        batch = replace(batch, next_obs=torch.cat([torch.where(goes_on, batch.obs[1:], batch.next_obs[:-1]), batch.next_obs[-1:]]))
+        if method.steps == 0:  # what it will find itself
+            method.normaliser.mean.copy_(batch.obs.mean((0, 1)))
+            method.normaliser.std.copy_(batch.obs.std((0, 1), correction=0))
+        let_it_collect(peer, method, batch)
+        orders.set_state(method.generator.get_state())
+        clipped.append(method.update(batch)["clipped"].item())
+        peer.train()
+    assert max(clipped) > 0.0
+    pairs = [
+        (method.policy.net, [*peer.policy.mlp_extractor.policy_net, peer.policy.action_net], ()),
+        (method.critic.net, [*peer.policy.mlp_extractor.value_net, peer.policy.value_net], 0),
+    ]
+    for net, layers, index in pairs:
+        for layer, w, b in zip([x for x in layers if isinstance(x, torch.nn.Linear)], net.weights, net.biases, strict=True):
+            torch.testing.assert_close(w[index].T, layer.weight, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(b[index], layer.bias, rtol=1e-3, atol=1e-5)
+    if space is BOX:
+        torch.testing.assert_close(method.policy.log_std, peer.policy.log_std, rtol=1e-3, atol=1e-5)
+        assert method.policy.log_std.abs().max() > 1e-3
 
 
 @spaces
@@ -255,7 +370,8 @@ def test_without_advantages_it_does_not(monkeypatch):
     "setting",
     [
         {"gamma": 1.5}, {"gae_lambda": -0.1}, {"n_steps": 0}, {"n_envs": 0}, {"epochs": 0}, {"minibatch": 1}, {"minibatch": 4096},
-        {"clip": 0.0}, {"learning_rate": 0.0}, {"max_norm": 0.0}, {"anneal": -1}, {"value_weight": -1.0}, {"entropy_weight": -0.1},
+        {"clip": 0.0}, {"learning_rate": 0.0}, {"eps": 0.0}, {"max_norm": 0.0}, {"anneal": -1}, {"value_weight": -1.0},
+        {"entropy_weight": -0.1},
     ],
 )  # fmt: skip
 def test_settings_outside_their_range(setting):
