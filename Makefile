@@ -63,7 +63,12 @@ docs: dev
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
 	@touch $@
 
-bench: dev .venv-peers/installed
+CLEANRL := https://raw.githubusercontent.com/vwxyzjn/cleanrl/fe8d8a03c41a7ef5b523e2e354bd01c363e786bb/cleanrl
+.venv-peers/cleanrl/installed: .venv-peers/installed
+	mkdir -p $(@D) && cd $(@D) && curl -fsSLO $(CLEANRL)/ppo.py && curl -fsSLO $(CLEANRL)/ppo_continuous_action.py
+	@touch $@
+
+bench: dev .venv-peers/installed .venv-peers/cleanrl/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --peer-python .venv-peers/bin/python
 
