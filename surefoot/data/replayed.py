@@ -7,6 +7,7 @@ observation, from which a method may bootstrap. A resumed source equals the unin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from surefoot.data.log import Layout, Log
 from surefoot.data.ring import Ring
 from surefoot.data.spec import Continuous, Spec, box_action
 from surefoot.envs.episodes import Episodes
-from surefoot.envs.making import check_fits
+from surefoot.envs.making import Wrap, check_fits
 from surefoot.envs.seeding import derive_seed
 from surefoot.errors import ConfigError, DataError, DivergedError
 
@@ -42,7 +43,7 @@ class Replayed:
 
     Every member has environments and a buffer of its own. `env_steps` counts transitions a member, so it is a multiple of `n_envs`;
     env_steps / updates sets the update-to-data ratio. With a `log`, `log_share` of each batch is drawn from it. `frame_stack`,
-    `noise` and `max_steps`: see `training_env`. Raises ConfigError for settings outside their range, EnvError where environment,
+    `noise`, `max_steps` and `wrap`: see `Episodes`. Raises ConfigError for settings outside their range, EnvError where environment,
     actor and log do not fit each other, and while iterating DivergedError if an action is not finite, EnvError if what the
     environment shows is not.
     """
@@ -64,6 +65,7 @@ class Replayed:
         frame_stack: int = 1,
         noise: float = 0.0,
         max_steps: int | None = None,
+        wrap: Wrap | Sequence[Wrap] | None = None,
         log: Log | None = None,
         log_share: float = 0.0,
     ):
@@ -75,7 +77,7 @@ class Replayed:
         self.warmup, self.env_steps, self.updates, self.n_envs = warmup, env_steps, updates, n_envs
         self.env_id, self.frame_stack, self.noise, self.members = env_id, frame_stack, noise, prod(copies)
         self.running = Episodes(
-            env_id, members=self.members, slots=n_envs, seed=seed, frame_stack=frame_stack, noise=noise, max_steps=max_steps
+            env_id, members=self.members, slots=n_envs, seed=seed, frame_stack=frame_stack, noise=noise, max_steps=max_steps, wrap=wrap
         )
         self.spec = self.running.spec
         self._check_actor()

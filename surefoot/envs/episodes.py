@@ -8,13 +8,15 @@ environment that then shows something else is not a function of its seed; it sta
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.data.spec import Spec
-from surefoot.envs.making import time_limit, training_env
+from surefoot.envs.making import Wrap, time_limit, training_env
 from surefoot.envs.seeding import derive_seed
 from surefoot.errors import EnvError
 
@@ -26,7 +28,8 @@ class Episodes:
 
     Arrays have one row an environment. `obs` is what they show now; `next_obs`, `reward`, `terminated` and `ended` are of the last
     step, where `next_obs` is an episode's true last observation when it ended (terminated, or truncated by a time limit),
-    while `obs` is then the next episode's first. `frame_stack`, `noise`, `max_steps` and errors: see `training_env`.
+    while `obs` is then the next episode's first. `wrap` may have one entry a member; `frame_stack`, `noise`,
+    `max_steps`, `wrap` and errors: see `training_env`.
     """
 
     def __init__(
@@ -39,10 +42,13 @@ class Episodes:
         frame_stack: int = 1,
         noise: float = 0.0,
         max_steps: int | None = None,
+        wrap: Wrap | Sequence[Wrap] | None = None,
     ):
         self.env_id, self.members, self.slots, self.seed = env_id, members, slots, seed
         n, limit = members * slots, time_limit(env_id, max_steps)
-        self.envs = [training_env(env_id, frame_stack=frame_stack, noise=noise, max_steps=max_steps) for _ in range(n)]
+        wraps = list(wrap) if isinstance(wrap, Sequence) else [wrap] * members
+        options: dict[str, Any] = {"frame_stack": frame_stack, "noise": noise, "max_steps": max_steps}
+        self.envs = [training_env(env_id, wrap=wraps[i // slots], **options) for i in range(n)]
         self.spec = Spec.from_env(self.envs[0])
         self.obs, self.next_obs = (np.zeros((n, *self.spec.obs_shape), np.float32) for _ in range(2))
         self.reward, self.terminated, self.ended = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)

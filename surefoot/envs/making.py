@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 import gymnasium as gym
@@ -53,8 +54,13 @@ def time_limit(env_id: str, max_steps: int | None = None) -> int:
     return limit
 
 
-def training_env(env_id: str, *, frame_stack: int = 1, noise: float = 0.0, max_steps: int | None = None) -> gym.Env:
-    """One environment to learn in: env -> noise -> frame stack -> flatten.
+Wrap = Callable[[gym.Env], gym.Env]
+
+
+def training_env(
+    env_id: str, *, frame_stack: int = 1, noise: float = 0.0, max_steps: int | None = None, wrap: Wrap | None = None
+) -> gym.Env:
+    """One environment to learn in: env -> `wrap` (other physics, say) -> noise -> frame stack -> flatten.
 
     Noise is drawn once for each new frame; `frame_stack` > 1 shows the last frames in one vector, oldest first, the first frame
     repeated at an episode's start: what `FrameStack(policy, frame_stack)` shows its inner policy in the environment without
@@ -63,6 +69,8 @@ def training_env(env_id: str, *, frame_stack: int = 1, noise: float = 0.0, max_s
     if frame_stack < 1:
         raise ConfigError(f"frame_stack is {frame_stack}: an observation holds at least 1 frame.")
     env = make_env(env_id, max_episode_steps=time_limit(env_id, max_steps), disable_env_checker=True)
+    if wrap is not None:
+        env = wrap(env)
     if noise != 0.0:
         env = NoisyObservation(env, noise)
     if frame_stack > 1:

@@ -10,6 +10,8 @@ round differently in the last bits). An environment with its own
 vector entry point (CartPole) takes one seed a wave: there the same holds for the same episodes, `n_envs` and number of
 members. The policy's own draws (exploration, smoothing noise) come from one generator for the whole rollout, so for policies
 that use it results are a deterministic function of the seed, `n_envs` and the number of members.
+
+With `physics` every point plays the same `episodes`: the same seeds, so that what differs is the physics (common random numbers).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from surefoot.data.spec import Spec
 from surefoot.envs.making import check_fits, env_spec, make_env, time_limit
+from surefoot.envs.physics import Physical, Points
 from surefoot.envs.seeding import derive_seed
 from surefoot.errors import ConfigError, PolicyError
 from surefoot.policies.base import Memory, Policy
@@ -71,22 +74,28 @@ class Step:
     next_obs: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    memory: Memory = None  # the policy's, after it acted
 
 
 class Slots:
-    """Environments of one id that play a wave of episodes together; finished slots are not stepped any more."""
+    """Environments of one id that play a wave of episodes together; finished slots are not stepped any more.
 
-    def __init__(self, env_id: str, n: int, limit: int):
-        self.env_id, self.limit, self.n = env_id, limit, n
+    With `physics`, episode e of a member is episode e % each at point e // each.
+    """
+
+    def __init__(self, env_id: str, n: int, limit: int, physics: Points | None = None, each: int = 1):
+        self.env_id, self.limit, self.n, self.physics, self.each = env_id, limit, n, physics, each
         self.vector: gym.vector.VectorEnv | None = None
         self.envs: list[gym.Env] = []
         spec = env_spec(env_id)
-        if spec.vector_entry_point is not None and not spec.additional_wrappers:
+        if physics is None and spec.vector_entry_point is not None and not spec.additional_wrappers:
             vector = gym.make_vec(spec, n, vectorization_mode="vector_entry_point", max_episode_steps=limit)
             if vector.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP:  # its last step shows the final observation
                 self.vector = vector
         if self.vector is None:
             self.envs = [make_env(env_id, max_episode_steps=limit, disable_env_checker=True) for _ in range(n)]
+            if physics is not None:
+                self.envs = [Physical(env, physics.parameters) for env in self.envs]
         if self.vector is not None:
             obs_space, act_space = self.vector.single_observation_space, self.vector.single_action_space
         else:
@@ -110,8 +119,16 @@ class Slots:
         """Start a wave whose slots are episodes first, first+1, … of each member; observations `[n, *obs_shape]`."""
         if self.vector is not None:
             return np.array(self.vector.reset(seed=derive_seed(seed, 1, first))[0])
-        seeds = [derive_seed(seed, 0, f, first + i) for f in range(members) for i in range(self.n // members)]
-        self.obs = np.stack([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
+        played = [(f, first + i) for f in range(members) for i in range(self.n // members)]
+        if self.physics is None:
+            starts = [env.reset(seed=derive_seed(seed, 0, f, e))[0] for env, (f, e) in zip(self.envs, played, strict=True)]
+        else:
+            points, each = self.physics.values, self.each
+            starts = [
+                env.reset(seed=derive_seed(seed, 0, f, e % each), options={"physics": points[e // each]})[0]
+                for env, (f, e) in zip(self.envs, played, strict=True)
+            ]
+        self.obs = np.stack(starts)
         return self.obs.copy()
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -146,22 +163,24 @@ def play(
     max_steps: int | None = None,
     n_envs: int | None = None,
     perturb: Perturbation | None = None,
+    physics: Points | None = None,
 ) -> Iterator[Step]:
-    """The steps of `episodes` whole episodes of each copy, wave after wave.
+    """The steps of `episodes` whole episodes of each copy (with `physics` at each of its points, one after the other), wave after wave.
 
     `n_envs`: episodes side by side a copy (None: chosen for speed). Raises EnvError if policy and environment disagree,
-    ConfigError for numbers outside their range, PolicyError if an action is not finite.
+    or the environment lacks a parameter, ConfigError for numbers outside their range, PolicyError if an action is not finite.
     """
     if episodes < 1 or (n_envs is not None and n_envs < 1) or seed < 0:
         raise ConfigError(f"episodes is {episodes}, n_envs {n_envs} and seed {seed}: the first two must be at least 1, seed at least 0.")
     limit, copies = time_limit(env_id, max_steps), tuple(policy.copies)
     members = prod(copies)
-    room = VECTOR_SLOTS if env_spec(env_id).vector_entry_point is not None else SINGLE_SLOTS
+    each, episodes = episodes, episodes * (1 if physics is None else len(physics))
+    room = VECTOR_SLOTS if physics is None and env_spec(env_id).vector_entry_point is not None else SINGLE_SLOTS
     waves = ceil(episodes / (n_envs or max(1, room // members)))
     size = ceil(episodes / waves)
     device = device_of(policy)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, 2))
-    slots = Slots(env_id, members * size, limit)
+    slots = Slots(env_id, members * size, limit, physics, each)
     try:
         check_fits("the policy", policy.spec, env_id, slots.spec)
         for first in range(0, episodes, size):
@@ -184,7 +203,7 @@ def play(
                 next_obs, *outcome = slots.step(action.reshape(members * n, *action.shape[len(copies) + 1 :]), alive.reshape(-1))
                 reward, terminated, truncated = (x.reshape(*copies, n) for x in outcome)
                 shape = (*copies, n, *obs.shape[1:])
-                yield Step(first, alive, obs.reshape(shape), action, reward, next_obs.reshape(shape), terminated, truncated)
+                yield Step(first, alive, obs.reshape(shape), action, reward, next_obs.reshape(shape), terminated, truncated, memory)
                 alive, obs = alive & ~(terminated | truncated), next_obs
     finally:
         slots.close()
@@ -200,15 +219,18 @@ def rollout(
     max_steps: int | None = None,
     n_envs: int | None = None,
     perturb: Perturbation | None = None,
+    physics: Points | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Rollout:
     """Returns and lengths of `episodes` whole episodes of each copy; arguments and errors as in `play`.
 
-    `progress` is called after each step with the number of episodes that have ended so far, over all copies.
+    With `physics` of P points the last axis has P `episodes`, point after point. `progress` is called after each step with the number
+    of episodes that have ended so far, over all copies.
     """
     waves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     first, ended = -1, 0
-    for step in play(policy, env_id, episodes, seed=seed, greedy=greedy, max_steps=max_steps, n_envs=n_envs, perturb=perturb):
+    options: dict[str, Any] = {"greedy": greedy, "max_steps": max_steps, "n_envs": n_envs, "perturb": perturb, "physics": physics}
+    for step in play(policy, env_id, episodes, seed=seed, **options):
         if step.first != first:
             first = step.first
             waves.append((np.zeros(step.alive.shape), np.zeros(step.alive.shape, np.int64), np.zeros(step.alive.shape, bool)))

@@ -19,6 +19,7 @@ from surefoot.evaluation.certificates import (
     certified_return,
     certified_return_per_step,
     certify,
+    check_episodes,
     clopper_pearson_lower,
     dkw_epsilon,
     gaussian_shift,
@@ -338,6 +339,8 @@ def test_progress_counts_finished_episodes():
         ({"r_min": float("nan")}, ConfigError, "finite"),
         ({"bound": "clopper", "r_max": None}, ConfigError, "two integers"),
         ({"bound": "clopper", "r_max": 1.5}, ConfigError, "two integers"),
+        ({"bound": "dkw", "episodes": 1}, ConfigError, "episodes is 1: so few .* confidence 0.95; take 2 or more"),
+        ({"bound": "dkw", "episodes": 4, "alpha": 0.0005}, ConfigError, "confidence 0.9995; take 5 or more"),
     ],
 )
 def test_misuse_of_certify_is_said_before_anything_is_played(change, error, words, monkeypatch):
@@ -345,6 +348,16 @@ def test_misuse_of_certify_is_said_before_anything_is_played(change, error, word
     arguments = {"policy": Smoothed(threshold(0.6), 0.5), "budgets": BUDGETS, **RANGE} | change
     with pytest.raises(error, match=words):
         certify(arguments.pop("policy"), "test/Coin-v0", arguments.pop("budgets"), **arguments)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.05, 1e-6])
+def test_the_fewest_episodes_prove_something(alpha):
+    n = next(n for n in range(1, 100) if dkw_epsilon(n, alpha) < 1.0)
+    assert certified_return(np.ones(n), 0.0, 0.5, alpha=alpha, bound="dkw", r_min=0.0)[0] > 0.0
+    check_episodes(n, alpha, "dkw")
+    if n > 1:
+        with pytest.raises(ConfigError, match=f"take {n} or more"):
+            check_episodes(n - 1, alpha, "dkw")
 
 
 def test_a_return_outside_the_range_is_said():

@@ -36,6 +36,8 @@ class SACConfig:
     """Adam's learning rate of the critics."""
     alpha_lr: float = 3e-4
     """Adam's learning rate of the temperature (0 keeps it at alpha_start)."""
+    eps: float = 1e-8
+    """Adam's epsilon (torch's own)."""
     alpha_start: float = 1.0
     """Temperature (weight of the entropy) at the start of training."""
     target_entropy: float | None = None
@@ -63,7 +65,7 @@ class SACConfig:
         for name in ("alpha_lr", "warmup"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative.")
-        for name in ("actor_lr", "critic_lr", "alpha_start", "batch_size", "buffer_size", "env_steps", "updates", "n_envs"):
+        for name in ("actor_lr", "critic_lr", "eps", "alpha_start", "batch_size", "buffer_size", "env_steps", "updates", "n_envs"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be positive.")
 
@@ -126,9 +128,9 @@ class SAC(Method):
         self.critic = Critic(spec.obs_dim + spec.box.dim, config.hidden, copies=self.copies, generator=self.generator, device=device)
         self.target_critic = frozen_copy(self.critic)
         self.log_alpha = nn.Parameter(torch.full(self.copies, config.alpha_start, device=device).log())
-        self.actor_optimiser = adam(self.policy.net.parameters(), config.actor_lr)
-        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr)
-        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr)
+        self.actor_optimiser = adam(self.policy.net.parameters(), config.actor_lr, config.eps)
+        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, config.eps)
+        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, config.eps)
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         self.steps += 1
@@ -137,9 +139,11 @@ class SAC(Method):
         alpha = self.log_alpha.detach().exp()  # [*copies]
         descend(temperature_loss(self.log_alpha, logprob, self.target_entropy).sum(), self.alpha_optimiser)
 
-        y = self.target(t, alpha)
+        next_a, next_logprob = self.next_action(t)
+        y = self.target(t, next_a, next_logprob, alpha)
         loss_q = critic_loss(self.critic(t.obs, t.action), y)
         descend(loss_q.sum(), self.critic_optimiser)
+        more = self.also_learn(t, next_a)
 
         q = self.critic(t.obs, a)  # [*copies, 2, B]
         loss_pi = actor_loss(q, logprob, alpha)
@@ -151,10 +155,19 @@ class SAC(Method):
             "q_mean": q.detach().mean((-2, -1)),
             "entropy": -logprob.detach().mean(-1),
             "alpha": alpha,
+            **more,
         }
 
     @torch.no_grad()
-    def target(self, t: Transitions, alpha: Tensor) -> Tensor:
-        """y of the target critics at a fresh action of the policy: `[*copies, B]`."""
-        next_a, next_logprob = self.policy.distribution(t.next_obs).sample(self.generator)
+    def next_action(self, t: Transitions) -> tuple[Tensor, Tensor]:
+        """A fresh unit action of the policy at the next observation and its log-density: `[*copies, B, A]`, `[*copies, B]`."""
+        return self.policy.distribution(t.next_obs).sample(self.generator)
+
+    @torch.no_grad()
+    def target(self, t: Transitions, next_a: Tensor, next_logprob: Tensor, alpha: Tensor) -> Tensor:
+        """y of the target critics at that action: `[*copies, B]`."""
         return soft_target(t.reward, t.terminated, self.target_critic(t.next_obs, next_a), next_logprob, alpha, self.config.gamma)
+
+    def also_learn(self, t: Transitions, next_a: Tensor) -> dict[str, Tensor]:
+        """What a method that extends SAC learns from the same batch, after the critics; its metrics."""
+        return {}
