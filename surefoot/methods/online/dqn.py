@@ -1,7 +1,8 @@
 """DQN: values of all actions from one network, learned from a replay buffer against a slower copy of itself.
 
 Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015 (Alg. 1), after "Playing Atari with Deep Reinforcement
-Learning", arXiv 1312.5602v1 (Eq. 2-3); double DQN: van Hasselt, Guez, Silver, arXiv 1509.06461v3 (Eq. 4), off by default.
+Learning", arXiv 1312.5602v1 (Eq. 2-3); double DQN: van Hasselt, Guez, Silver, arXiv 1509.06461v3 (Eq. 4), and dueling networks: Wang et
+al., arXiv 1511.06581v3 (Eq. 9), both off by default.
 Departures, as in Stable-Baselines3: the TD error's Huber loss, whose gradient is the paper's error clipped to [-1, 1], averaged over the
 batch; Adam instead of RMSProp; the gradient's norm is clipped at 10, for each copy by itself. The defaults are for vector observations
 (the paper's are for Atari frames: buffer and warm-up of 1e6 and 5e4 frames, batch 32, a target copy every 1e4 updates).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from surefoot.data.batches import Transitions
 from surefoot.data.spec import Spec
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Method
+from surefoot.nn.conv import Network, network_for
 from surefoot.nn.optimise import adam, descend, frozen_copy, polyak_
 from surefoot.policies.base import Memory, Policy
 from surefoot.policies.families import Categorical
@@ -33,13 +35,19 @@ class DQNConfig:
     lr: float = 3e-4
     """Adam's learning rate."""
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers (behind the convolutions, if there are any)."""
+    network: Literal["auto", "mlp", "conv"] = "auto"
+    """Fully connected, or convolutions first; auto takes convolutions for images, which have three axes."""
+    dueling: bool = False
+    """The value of the observation and the advantages of the actions apart (see `nn.conv.Dueling`)."""
     batch_size: int = 256
     """Transitions in a batch."""
     target_every: int = 64
     """Updates between copies of the network to its target."""
     max_norm: float = 10.0
     """Bound of the gradient's norm (of each seed by itself)."""
+    clip_rewards: bool = False
+    """Learn from the signs of rewards, as is usual on Atari; returns are reported as they are."""
     double: bool = False
     """Double DQN: the network chooses the action at the next observation, the target network values it."""
     epsilon_start: float = 1.0
@@ -129,7 +137,9 @@ class DQN(Method):
 
     def __init__(self, spec: Spec, config: DQNConfig, copies: tuple[int, ...] = (), device: str = "cpu", seed: int = 0):
         super().__init__(spec, config, copies, device, seed)
-        self.policy: Categorical = Categorical(spec, config.hidden, self.copies, device=device, generator=self.generator)
+        kind = network_for(spec.obs_shape) if config.network == "auto" else config.network
+        network: Network = f"dueling_{kind}" if config.dueling else kind  # type: ignore[assignment]
+        self.policy: Categorical = Categorical(spec, config.hidden, self.copies, network=network, device=device, generator=self.generator)
         self.target_net = frozen_copy(self.policy.net)
         self.optimiser = adam(self.policy.net.parameters(), config.lr)
 
@@ -147,13 +157,19 @@ class DQN(Method):
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         self.steps += 1
         s, next_s = self.normaliser(batch.obs), self.normaliser(batch.next_obs)
-        y = td_target(batch.reward, batch.terminated, self.next_value(next_s), self.config.gamma)
-        q = taken(self.policy.net(s), batch.action)
-        loss = huber_loss(q, y)  # [*copies]
-        descend(loss.sum(), self.optimiser, self.config.max_norm, self.copies)
+        reward = batch.reward.sign() if self.config.clip_rewards else batch.reward
+        y = td_target(reward, batch.terminated, self.next_value(next_s), self.config.gamma)
+        values = self.policy.net(s)
+        q = taken(values, batch.action)
+        loss, extra = huber_loss(q, y), self.regulariser(s, values)  # [*copies]
+        descend((loss if extra is None else loss + extra).sum(), self.optimiser, self.config.max_norm, self.copies)
         if self.steps % self.config.target_every == 0:
             polyak_(self.target_net, self.policy.net, 1.0)
         return {"loss": loss.detach(), "q_mean": q.detach().mean(-1), "target_mean": y.mean(-1)}
+
+    def regulariser(self, s: Tensor, values: Tensor) -> Tensor | None:
+        """What is added to the loss, `[*copies]`, of scaled observations `[*copies, B, S]` and their values; DQN adds nothing."""
+        return None
 
     @torch.no_grad()
     def next_value(self, next_s: Tensor) -> Tensor:

@@ -123,6 +123,18 @@ def test_nothing_waits_for_the_device_and_metrics_are_one_a_member(no_waiting, r
     assert all(value.shape == (2,) and not value.requires_grad for value in metrics.values())
 
 
+def test_images_are_learned_from_with_convolutions_and_signs_of_rewards(random_batch):
+    spec = env_spaces("surefoot/Catch-v0")
+    method = DQN(spec, DQNConfig(hidden=(8,), dueling=True, clip_rewards=True), copies=(2,))
+    assert method.policy.network == "dueling_conv"
+    assert DQN(spec, DQNConfig(hidden=(8,), network="mlp")).policy.network == "mlp"
+    batch = random_batch(spec, (2,))
+    batch.reward[:], batch.terminated[:] = 100.0, 1.0
+    before = method.policy(batch.obs.view(2, 16, 2, 10, 10))
+    assert method.update(batch)["target_mean"].tolist() == [1.0, 1.0]
+    assert not torch.allclose(method.policy(batch.obs.view(2, 16, 2, 10, 10)), before)
+
+
 # --- exploration ----------------------------------------------------------------------------------------------------
 
 
