@@ -74,7 +74,7 @@ def test_every_setting_is_a_flag_with_its_help_and_default(name, capsys, monkeyp
     assert stopped.value.code == 0
     out = capsys.readouterr().out
     for field in (*settings, *options):
-        flag = "--" + field.name.replace("_", "-")
+        flag = ("--no-" if field.default is True else "--") + field.name.replace("_", "-")  # a switch that is on is turned off
         lines = [line for line in out.splitlines() if re.search(rf"{flag}(?![\w-])", line)]
         assert lines, flag
         assert field.type != "bool" or not lines[0].count("--no-") > 1
