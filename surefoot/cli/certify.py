@@ -1,5 +1,5 @@
 """`surefoot certify POLICY…`: what the expected return cannot fall below, whatever an attacker of the observations does; or, with
-`--actions` and `--inputs`, how far an observation can be moved before a choice changes."""
+`--actions`, with `--inputs` and for classifiers, how far an observation or an input can be moved before a choice changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from surefoot.cli import certify_actions, certify_inputs
 from surefoot.cli.evaluate import number
-from surefoot.cli.subjects import Subject, load_subjects, read_settings, write_evidence
+from surefoot.cli.subjects import Subject, load_subjects, noise_for, write_evidence
 from surefoot.errors import ConfigError
 from surefoot.evaluation.certificates import certify, check_settings, settle_range
 from surefoot.steering.smoothed import Smoothed
@@ -29,7 +29,7 @@ class Options:
     """Play noisy, unattacked episodes of each policy and bound its expected return against every attacker whose changes of the
     observations have a total l2 norm of at most a budget, over the whole episode (policy smoothing). With --actions: the l2 radius
     around states along the policy's own episodes in which its smoothed choice stays the same (LVM-RS). With --inputs: the same around
-    inputs of a classifier, or observations of a log.
+    inputs of a classifier, or observations of a log. The run of an image classifier (train rrcm) is certified at the images it kept back.
 
     The certificate is of the policy with the noise, which must be the one that is deployed. Members of a fleet are certified together:
     they share alpha, so that the best may be chosen by its bound; DIR@MEMBER certifies one alone.
@@ -63,7 +63,8 @@ class Options:
     """With --actions: how many of each member, evenly spaced."""
     inputs: Path | None = None
     """Certify choices instead of returns: an npz with x (and classes y), or a log, whose observations are taken. POLICY is then a
-    classifier (onnx:FILE, python:MODULE:NAME: a torch module or a function to scores) or a policy with discrete actions."""
+    classifier (onnx:FILE, python:MODULE:NAME: a torch module or a function to scores) or a policy with discrete actions. (Default for
+    the run of a classifier: its held_out.npz.)"""
     limit: int = 100
     """With --inputs: how many of them, evenly spaced."""
     samples: int = 10_000
@@ -84,7 +85,10 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(Options, args=argv, prog="surefoot certify")
     if options.inputs is not None and options.actions:
         raise ConfigError("--actions certifies at a policy's own states and --inputs at those of a file: give one of the two.")
-    if options.inputs is not None:
+    classifiers = [ref for ref in options.policies if certify_inputs.held_out(ref) is not None]
+    if classifiers and options.actions:
+        raise ConfigError(f"{classifiers[0]} is a classifier, which visits no states of its own: leave --actions out.")
+    if options.inputs is not None or classifiers:
         return certify_inputs.main(options, argv)
     check_settings(options.budgets, 1.0 if options.sigma is None else options.sigma, options.alpha)
     console = Console(stderr=True)
@@ -137,18 +141,10 @@ def certified(
 
 
 def smoothed(subject: Subject, sigma: float | None, console: Console) -> tuple[Subject, Smoothed]:
-    """The policy behind noise of `sigma`, by default its own: that of a policy saved with noise, or of its run's training.
-
-    A policy that has other noise already gets this one instead, and that is said.
-    """
-    policy, own = subject.policy, 0.0
-    if isinstance(policy, Smoothed):
-        own, policy = policy.sigma, policy.inner
-    elif subject.run is not None:
-        own = float(read_settings(subject.run).get("noise", 0.0))
-    if sigma is not None and own not in (0.0, sigma):
-        console.print(f"note: {subject.name} was trained with noise of {own:g}; what follows is about it with {sigma:g}.", highlight=False)
-    return subject, Smoothed(policy, own if sigma is None else sigma)
+    """The policy behind noise of `sigma`, by default its own; noise that it has already is replaced."""
+    sigma = noise_for(subject.name, subject.policy, subject.run, sigma, console)
+    policy = subject.policy.inner if isinstance(subject.policy, Smoothed) else subject.policy
+    return subject, Smoothed(policy, sigma)
 
 
 def table(results: Sequence[dict[str, Any]]) -> Table:

@@ -206,15 +206,17 @@ def attacked(argv: list[str], stage: str, tell: Teller) -> dict[str, Any]:
     wanted: Any = tyro.cli(attack.Options, args=argv)
     quiet = Console(stderr=True)
     subject, policy = certify.smoothed(load_subjects(wanted.policies, env=wanted.env)[0], wanted.sigma, quiet)
-    rounds = [(budget, threshold) for budget in wanted.budgets for threshold in wanted.thresholds if budget > 0.0]
-    begun = iter(range(len(rounds)))
+    suite = attack.suite_of(subject, policy, wanted)
+    rounds = len(wanted.thresholds) * len([budget for budget in wanted.budgets if budget > 0.0])
+    begun = iter(range(rounds))
 
-    def playing(budget: float, name: str) -> None:
-        if budget > 0.0:
-            tell(stage, max(0.01, next(begun) / len(rounds)), f"size {budget:g}, {name}")
+    def playing(line: str) -> None:
+        if not line.startswith("B = 0,"):
+            tell(stage, max(0.01, next(begun) / rounds), line)
 
+    suite.progress = playing
     tell(stage, 0.0)
-    found = attack.attacked(subject, policy, wanted, argv, quiet, playing)
+    (found,) = attack.attacked(subject, policy, suite, wanted, argv, quiet)
     last = found["members"][0]["mean"][-1]
     tell(stage, 1.0, f"mean return {'not known' if last is None else number(last)} at size {wanted.budgets[-1]:g}")
     return found

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from surefoot.cli.certify import smoothed
 from surefoot.cli.evaluate import finite, number
 from surefoot.cli.subjects import Subject, load_subjects, write_evidence
 from surefoot.envs.making import time_limit
@@ -21,6 +22,7 @@ from surefoot.envs.physics import Parameter
 from surefoot.envs.uncertainty import chosen
 from surefoot.errors import ConfigError
 from surefoot.evaluation.stress import stress
+from surefoot.steering.smoothed import Smoothed
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Options:
     """All points of a grid, or 6 generations of 100 candidates of CMA-ES."""
     episodes: int = 5
     """Episodes at each point, per member."""
+    sigma: float | None = None
+    """Noise of a smoothed policy (default: what the policy was trained with; 0: without noise)."""
     env: str | None = None
     """Gymnasium environment (default: the one of the policy's run)."""
     seed: int = 4_000
@@ -61,14 +65,15 @@ def main(argv: list[str]) -> int:
     if options.grid < 2 or options.episodes < 1:
         raise ConfigError(f"--grid is {options.grid} and --episodes {options.episodes}: they must be at least 2 and 1.")
     console = Console(stderr=True)
-    subjects = load_subjects(options.policies, env=options.env, max_steps=options.max_steps, trust=options.trust)
-    sets = [chosen(options.over, subject.env) for subject in subjects]
+    loaded = load_subjects(options.policies, env=options.env, max_steps=options.max_steps, trust=options.trust)
+    sets = [chosen(options.over, subject.env) for subject in loaded]
+    subjects = [smoothed(subject, options.sigma, console) for subject in loaded]
     if options.plot is not None and len(set(sets)) > 1:
         raise ConfigError("the policies are stressed over different parameters, which one picture cannot show: plot them one by one.")
     results = []
-    for subject, parameters in zip(subjects, sets, strict=True):
+    for (subject, policy), parameters in zip(subjects, sets, strict=True):
         with console.status(subject.name) as status:
-            results.append(stressed(subject, parameters, options, argv, status))
+            results.append(stressed(subject, policy, parameters, options, argv, status))
         write_evidence(subject, "stress", results[-1], console)
     for over in dict.fromkeys(map(set_words, results)):
         console.print(table([r for r in results if set_words(r) == over]))
@@ -82,10 +87,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def stressed(subject: Subject, parameters: Sequence[Parameter], options: Options, argv: Sequence[str], status: Status) -> dict[str, Any]:
+def stressed(
+    subject: Subject, policy: Smoothed, parameters: Sequence[Parameter], options: Options, argv: Sequence[str], status: Status
+) -> dict[str, Any]:
     """One policy's result, JSON-able; progress is told to `status`."""
     found = stress(
-        subject.policy,
+        policy,
         subject.env,
         parameters,
         search=options.search,
@@ -96,20 +103,21 @@ def stressed(subject: Subject, parameters: Sequence[Parameter], options: Options
         progress=lambda ended, every: status.update(f"{subject.name}: {ended:,} of {every:,} episodes"),
     )
     about = {"policy": subject.name, "command": shlex.join(["surefoot", "stress", *argv])}
-    return about | finite(found.to_json()) | {"max_steps": time_limit(subject.env, subject.max_steps), "seed": options.seed}
+    how = {"sigma": policy.sigma, "max_steps": time_limit(subject.env, subject.max_steps), "seed": options.seed}
+    return about | finite(found.to_json()) | how
 
 
 def table(results: Sequence[dict[str, Any]]) -> Table:
     """One row a member; the policies are stressed over one set."""
     out = Table(title=f"mean return over {set_words(results[0])} [95 % interval]", title_justify="left")
-    for name in ("policy", "env", "episodes", "as made", "average", "worst", "where"):
+    for name in ("policy", "env", "sigma", "episodes", "as made", "average", "worst", "where"):
         out.add_column(name)
     for r in results:
         for m in r["members"]:
             name = r["policy"] if len(r["members"]) == 1 else f"{r['policy']}@{m['member']}"
             where = ", ".join(f"{key} {value:.4g}" for key, value in m["worst"]["point"].items())
             average = "" if m["average"] is None else number(m["average"])
-            out.add_row(name, r["env"], str(r["episodes"]), _words(m["nominal"]), average, _words(m["worst"]), where)
+            out.add_row(name, r["env"], f"{r['sigma']:g}", str(r["episodes"]), _words(m["nominal"]), average, _words(m["worst"]), where)
     return out
 
 

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from surefoot.errors import CheckpointError, ConfigError
 from surefoot.files import replacing_file
+from surefoot.methods.vision.classifier import NoiseClassifier
 from surefoot.policies.base import Policy
 from surefoot.policies.loading import load_policy, policy_folder, run_folder, split_reference
+from surefoot.steering.smoothed import Smoothed
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,35 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+def noise_for(ref: str, policy: Policy, run: Path | None, given: float | None, console: Console) -> float:
+    """Standard deviation of the noise to certify with: `given`, else what the policy or its run was trained with (0: without any).
+
+    A policy that was trained with other noise than the given one gets this one, and that is said.
+    """
+    if isinstance(policy, Smoothed | NoiseClassifier):
+        own = policy.sigma
+    else:
+        own = float(read_settings(run).get("noise") or 0.0) if run is not None else 0.0
+    if given is not None and own not in (0.0, given):
+        console.print(f"note: {ref} was trained with noise of {own:g}; what follows is about it with {given:g}.", highlight=False)
+    return own if given is None else given
+
+
 def write_evidence(subject: Subject, name: str, result: Mapping[str, Any], console: Console) -> Path | None:
-    """Keep what was found out about a run's policy in its folder, for the report: `RUN/evidence/NAME.json`, which is returned.
+    """Keep what was found out about a run's policy in its folder, for the report: see `keep_evidence`."""
+    return keep_evidence(subject.name, subject.run, name, result, console)
+
+
+def keep_evidence(ref: str, run: Path | None, name: str, result: Mapping[str, Any], console: Console) -> Path | None:
+    """Write `RUN/evidence/NAME.json` about the policy that `ref` names, and return it.
 
     A member or the best policy has a file of its own: `NAME@2.json`, `NAME-best.json`. Policies without a run folder have none.
     """
-    if subject.run is None:
+    if run is None:
         return None
-    folder, member = split_reference(subject.name)
+    folder, member = split_reference(ref)
     best = "-best" if policy_folder(folder).name == "policy_best" else ""
-    path = subject.run / "evidence" / f"{name}{best}{'' if member is None else f'@{member}'}.json"
+    path = run / "evidence" / f"{name}{best}{'' if member is None else f'@{member}'}.json"
     with replacing_file(path) as new:
         new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     console.print(f"kept    {path}", highlight=False, soft_wrap=True)

@@ -38,6 +38,7 @@ from surefoot.methods.online.iwocs import Found, Iteration, IWOCSConfig, Solutio
 from surefoot.methods.online.sac import SAC
 from surefoot.policies.base import Policy
 from surefoot.policies.saving import save_policy
+from surefoot.steering.smoothed import Smoothed
 from surefoot.training.fit import fit
 from surefoot.training.run import Run
 
@@ -235,7 +236,7 @@ class Training:
             over = str(self.run.folder / PHYSICS)
             settings = StressOptions(over=over, grid=options.grid, episodes=options.episodes, seed=self._seed(4))
             words = [subject.name, "--over", over, "--grid", str(options.grid), "--episodes", str(options.episodes), "--seed"]
-            stress = stressed(subject, self.parameters, settings, [*words, str(settings.seed)], status)
+            stress = stressed(subject, Smoothed(best.policy, 0.0), self.parameters, settings, [*words, str(settings.seed)], status)
         write_evidence(subject, "stress", stress, self.console)
         row = summary(subject, played)
         seen = [{"model": r.model, "threshold": r.threshold, "found": asdict(r.found), "best": r is best} for r in sequence.history]

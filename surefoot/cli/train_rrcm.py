@@ -172,6 +172,7 @@ def create(options: Options, settings: Preset, argv: Sequence[str]) -> tuple[Run
         "env": None,
         "max_steps": None,
         "data": options.images,
+        "noise": options.sigma,
         "steps": _steps(settings, images),
         "seeds": 1,
         "command": shlex.join(["surefoot", "train", "rrcm", *argv]),
@@ -355,8 +356,7 @@ def _report(run: Run, result: dict[str, Any], options: Options) -> int:
     console = Console(stderr=True)
     if result["certified"] is not None:
         console.print(table(result))
-    go_on = f"surefoot certify {run.folder} --inputs {run.folder / 'held_out.npz'} --sigma {result['sigma']:g}"
-    console.print(f"run     {run.folder}\ncertify {go_on}", highlight=False, soft_wrap=True)
+    console.print(f"run     {run.folder}\ncertify surefoot certify {run.folder}", highlight=False, soft_wrap=True)
     if options.json:
         print(json.dumps(result, indent=2))
     return 0

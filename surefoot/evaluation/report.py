@@ -6,6 +6,7 @@ machine but its kind. Whatever comes from a run is data: it is escaped, and abso
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from markupsafe import Markup
 from surefoot import __version__
 from surefoot.errors import ConfigError
 from surefoot.evaluation.reporting.arms import Arm, folder_name, portable, read_arms, without_folder
+from surefoot.evaluation.reporting.at_inputs import at_inputs, certified_at_inputs, inputs_said
 from surefoot.evaluation.reporting.blocks import RANGE, Column, Group, Table, estimate, groups, legend, named, place
 from surefoot.evaluation.reporting.card import cards
 from surefoot.evaluation.reporting.commands import written
@@ -37,12 +39,18 @@ TOLERANCE = Tolerance()
 def report_for_runs(folders: Sequence[str | Path], out: str | Path, *, tolerance: Tolerance = TOLERANCE, card: bool = False) -> Path:
     """Write the report of some run folders to `out`, or their robustness cards alone; what a run lacks is said there.
 
-    `tolerance` is what the cards hold returns against. Raises ConfigError if no folder is named, CheckpointError for one that is
-    not a run, or if `out` cannot be written.
+    `tolerance` is what the cards hold returns against. Raises ConfigError if no folder is named, or for the card of a classifier,
+    CheckpointError for a folder that is not a run, or if `out` cannot be written.
     """
     if not folders:
         raise ConfigError("no run was named: a report is about one or more run folders.")
     arms = read_arms(folders)
+    classifier = next((arm for arm in arms if arm.classifies), None)
+    if card and classifier is not None:
+        raise ConfigError(
+            f"{classifier.folder} is the run of a classifier: a robustness card is about a policy's returns. Its report has what is"
+            " certified: leave --card out."
+        )
     page = render_cards(arms, tolerance) if card else render(arms, tolerance)
     with replacing_file(Path(out)) as new:
         new.write_text(page, encoding="utf-8")
@@ -68,6 +76,9 @@ def render(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
     """The page as text."""
     found = groups(arms)
     parts: dict[str, Any] = {
+        "card": cards(arms, tolerance),
+        "inputs": certified_at_inputs(arms),
+        "summary": _summary([arm for arm in arms if not arm.classifies]),
         "curves": learning_curves(found),
         "returns": final_returns(found),
         "robustness": robustness(arms),
@@ -80,15 +91,14 @@ def render(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
         title=_title(arms),
         lead=_lead(arms, found),
         contents=[(where, name) for where, name in CONTENTS if parts.get(where, True)],
-        findings=[sentence for group in found if group.env for sentence in returns_said(group.name, group.arms)] + certified_said(arms),
+        findings=[said for group in found if group.env for said in returns_said(group.name, group.arms)]
+        + [*certified_said(arms), *inputs_said(arms)],
         missing=_missing(arms),
-        robustness_cards=cards(arms, tolerance),
-        summary=_summary(arms),
         summary_note=SUMMARY_NOTE,
         sources=_sources(arms),
         curves_note=CURVES_NOTE,
         runs=_runs(arms),
-        glossary=GLOSSARY,
+        glossary=[entry for entry in GLOSSARY if not all(arm.classifies for arm in arms)] + (AT_INPUTS if parts["inputs"] else []),
         **parts,
     )
 
@@ -109,7 +119,14 @@ def _title(arms: Sequence[Arm]) -> str:
 
 
 def _missing(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    return [(arm.label, sentence) for arm in arms for sentence in [*arm.problems, *unread(arm)]]
+    return [(arm.label, sentence) for arm in arms for sentence in [*arm.problems, *unread(arm), *_not_certified(arm)]]
+
+
+def _not_certified(arm: Arm) -> list[Markup]:
+    """Of a classifier that has been trained: how to find out what there is to know of it."""
+    if not (arm.classifies and arm.result) or at_inputs([arm]):
+        return []
+    return [Markup("nothing is certified: run <code>surefoot certify {}</code>.").format(portable(shlex.quote(arm.reference)))]
 
 
 # --- summary --------------------------------------------------------------------------------------------------------
@@ -117,11 +134,16 @@ def _missing(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 
 def _lead(arms: Sequence[Arm], found: Sequence[Group]) -> str:
     runs = f"{plural(len(arms), 'run')}"
-    where = [group.name for group in found if group.env]
-    return f"{runs}, judged in {listed(where)}." if where else f"{runs}, judged from the log alone."
+    where = [f"judged in {listed(names)}"] if (names := [group.name for group in found if group.env]) else []
+    where += ["certified at inputs"] if at_inputs(arms) else []
+    alone = [] if all(arm.classifies for arm in arms) else ["judged from the log alone"]
+    return f"{', '.join([runs, *([listed(where)] if where else alone)])}."
 
 
-def _summary(arms: Sequence[Arm]) -> Table:
+def _summary(arms: Sequence[Arm]) -> Table | None:
+    """The returns of policies; None if there are none."""
+    if not arms:
+        return None
     several = len({arm.env for arm in arms}) > 1
     numeric = ("seeds", "updates", f"last: return {RANGE}", f"last: IQM {RANGE}", f"best: return {RANGE}")
     columns = [Column("arm"), Column("learned from"), *(Column(name, True) for name in numeric)]
@@ -146,6 +168,7 @@ def _learned_from(arm: Arm) -> str:
 
 CONTENTS = [
     ("card", "Robustness"),
+    ("inputs", "Certified at inputs"),
     ("summary", "Summary"),
     ("data", "Data"),
     ("curves", "Learning curves"),
@@ -183,6 +206,16 @@ GLOSSARY = [
     ("P(first is better)", "The probability that a random seed of the first does better than a random seed of the second."),
 ]
 
+AT_INPUTS = [
+    (
+        "Certified within r",
+        "The share of inputs that are answered rightly (where the right answer is known) and whose answer no change of l2 norm up to r"
+        " alters. At r = 0: those about which the noisy copies leave no doubt.",
+    ),
+    ("Abstains", "The share of inputs about which they do."),
+    ("Mean radius", "Over all inputs, where one that is answered wrongly or not at all counts 0 (average certified radius)."),
+]
+
 
 # --- data -----------------------------------------------------------------------------------------------------------
 
@@ -209,7 +242,7 @@ def _facts(arm: Arm) -> list[tuple[str, Any]]:
             facts.append((name.replace("_", " "), _value(value)))
     if arm.fingerprint:
         facts.append(("fingerprint", Markup("<code>{}…</code>").format(arm.fingerprint[:16])))
-    settings = {"noise on observations": "noise", "frames seen at once": "frame_stack"}
+    settings = {} if arm.classifies else {"noise on observations": "noise", "frames seen at once": "frame_stack"}
     facts += [(name, _value(arm.config[key])) for name, key in settings.items() if arm.config.get(key) not in (None, 0.0, 1)]
     weighting = arm.result.get("weighting")
     facts += [(f"weights: {name}", _value(value)) for name, value in flat(weighting if isinstance(weighting, Mapping) else {})]

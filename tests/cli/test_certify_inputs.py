@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from surefoot.cli import main
 from surefoot.data.spec import Continuous, Discrete, Spec
 from surefoot.data.writers import write_log
+from surefoot.methods.vision.classifier import NoiseClassifier, image_spec
+from surefoot.nn.noise_conditional import NetworkSize
 from surefoot.policies.families import Categorical, Deterministic
 from surefoot.policies.frame_stack import FrameStack
 from surefoot.policies.saving import save_policy
@@ -102,6 +104,79 @@ def test_an_onnx_classifier(capsys, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "model.onnx")
     code, out, _ = call(capsys, "onnx:model.onnx", "--inputs", "points.npz", *QUICK, "--json")
     assert code == 0 and len(json.loads(out)["classifiers"][0]["at"]) == 4
+
+
+# --- of a run -------------------------------------------------------------------------------------------------------
+
+
+def make_classifier(folder, sigma):
+    """The run of an image classifier as training leaves it, with numbers of no meaning."""
+    generator = torch.Generator().manual_seed(0)
+    save_policy(NoiseClassifier(image_spec((4, 4), 2), NetworkSize(width=8, depth=1), sigma, generator=generator), folder / "policy")
+    (folder / "config.json").write_text(json.dumps({"method": "rrcm", "env": None, "noise": sigma}))
+    np.savez(folder / "held_out.npz", x=np.random.default_rng(0).random((6, 4, 4)), y=np.arange(6) % 2)
+
+
+def evidence(folder, name="certified-inputs"):
+    return json.loads((folder / "evidence" / f"{name}.json").read_text())
+
+
+def test_the_run_of_a_classifier_brings_its_inputs_and_its_noise(capsys, tmp_path):
+    make_classifier(tmp_path / "run", 0.3)
+    code, out, err = call(capsys, "run", "--samples", "200", "--selection", "50", "--limit", "4", "--json")
+    assert code == 0 and "4 inputs of run/held_out.npz" in err and "r = 0.15" in err
+    result = json.loads(out)["classifiers"][0]
+    assert (result["sigma"], result["n"], result["labelled"]) == (0.3, 4, True)
+    kept = evidence(tmp_path / "run")
+    about = {"policy": "run", "kind": "certified-inputs", "held_out": True, "command": json.loads(out)["command"]}
+    assert kept == about | result
+    code, out, _ = call(capsys, "run", "--inputs", "run/held_out.npz", "--samples", "200", "--selection", "50", "--limit", "4", "--json")
+    assert code == 0 and json.loads(out)["classifiers"][0] == result  # what is the default can be said
+
+    np.savez(tmp_path / "mine.npz", x=np.zeros((1, 4, 4)))
+    code, out, err = call(capsys, "run", "--inputs", "mine.npz", "--sigma", "0.5", "--samples", "200", "--json")
+    assert code == 0 and "note: run was trained with noise of 0.3; what follows is about it with 0.5" in err
+    kept = evidence(tmp_path / "run")
+    assert (kept["sigma"], kept["n"], kept["held_out"], kept["inputs"]) == (0.5, 1, False, "mine.npz")
+
+
+def test_classifiers_of_several_noise_levels_are_set_side_by_side(capsys, tmp_path):
+    for name, sigma in (("quiet", 0.25), ("loud", 0.5)):
+        make_classifier(tmp_path / name, sigma)
+    code, out, err = call(capsys, "quiet", "loud", "--samples", "200", "--selection", "50", "--json")
+    assert code == 0 and "within radius r times sigma" in err and "each one's held-out inputs" in err
+    assert [each["radii"][-1] for each in json.loads(out)["classifiers"]] == [0.5, 1.0]
+    assert evidence(tmp_path / "loud")["sigma"] == 0.5
+
+
+def test_a_policy_acts_with_the_noise_that_it_was_trained_with(capsys, tmp_path):
+    save_policy(Categorical(Spec((3,), Discrete(3)), (8,), (2,)), tmp_path / "agent" / "policy")
+    (tmp_path / "agent" / "config.json").write_text(json.dumps({"method": "dqn", "env": "Pendulum-v1", "noise": 0.2}))
+    write_log(mixed_log(seed=0, good=1, random=1), tmp_path / "log.npz")
+    code, _, err = call(capsys, "agent@1", "--inputs", "log.npz", "--limit", "2", "--samples", "200", "--selection", "50")
+    kept = evidence(tmp_path / "agent", "certified-inputs@1")
+    assert code == 0 and "kept    agent/evidence/certified-inputs@1.json" in err and (kept["sigma"], kept["held_out"]) == (0.2, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--actions"), "run is a classifier, which visits no states of its own: leave --actions out"),
+        (("run", "agent"), "agent is not the run of a classifier, which has kept inputs back: certify it apart, or at inputs (--inputs)"),
+        (("run", "--inputs", "points.npz"), "the classifier expects images of shape (4, 4)"),
+        (("agent", "--inputs", "points.npz"), "agent was trained without noise: give --sigma"),
+    ],
+)
+def test_misuse_of_a_run_is_one_sentence_and_leaves_nothing_behind(capsys, tmp_path, arguments, message):
+    make_classifier(tmp_path / "run", 0.3)
+    save_policy(Categorical(Spec((2,), Discrete(3)), (8,)), tmp_path / "agent" / "policy")
+    (tmp_path / "agent" / "config.json").write_text(json.dumps({"method": "dqn", "env": "CartPole-v1"}))
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and out == "" and message in err and "Traceback" not in err and err.count("\n") == 1
+    assert not (tmp_path / "run" / "evidence").exists()
+
+
+# --- misuse ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

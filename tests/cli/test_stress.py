@@ -46,6 +46,12 @@ def test_numbers_evidence_and_picture(fleet, capsys, tmp_path):
     assert "run@0" in err and "run@1" in err and "pole mass 0.05 to 2 x pole half-length 0.2 to 2" in err
 
 
+def test_a_policy_with_noise_is_stressed_with_it(fleet, capsys):
+    noisy, plain = (json.loads(call(capsys, "run@0", *FEW, "--sigma", sigma, "--json")[1])["policies"][0] for sigma in ("2", "0"))
+    again = json.loads(call(capsys, "run@0", *FEW, "--json")[1])["policies"][0]
+    assert (noisy["sigma"], plain["sigma"]) == (2.0, 0.0) and again["members"] == plain["members"] != noisy["members"]
+
+
 def test_a_member_over_names_and_over_a_file(fleet, capsys, tmp_path):
     assert call(capsys, "run@1", *FEW, "--over", "gravity")[0] == 0
     named = json.loads((tmp_path / "run" / "evidence" / "stress@1.json").read_text())

@@ -51,12 +51,16 @@ def test_a_run_is_certified_like_any_classifier_and_resumes_bit_for_bit(tmp_path
     assert (result["method"], result["steps"], result["sigma"]) == ("rrcm", 8 + 2 * 3, 0.25)
     found = result["certified"]
     assert found["images"] == 4 and len(found["accuracy"]) == len(found["radii"]) and found["radii"][0] == 0.0
-    assert "surefoot certify whole --inputs whole/held_out.npz --sigma 0.25" in err
+    assert "certify surefoot certify whole\n" in err
     kept = np.load(tmp_path / "whole" / "held_out.npz")
     assert kept["x"].shape == (20, 4, 4) and kept["y"].shape == (20,)
-    assert main(words_of("certify whole --inputs whole/held_out.npz --sigma 0.25 --samples 300 --limit 5 --json")) == 0
+    assert main(words_of("certify whole --samples 300 --limit 5 --json")) == 0
     assert json.loads(capsys.readouterr().out)["classifiers"][0]["n"] == 5
+    kept = json.loads((tmp_path / "whole" / "evidence" / "certified-inputs.json").read_text())
+    assert (kept["held_out"], kept["sigma"], kept["samples"]) == (True, 0.25, 300)
     assert main(["report", "whole"]) == 0
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert "Certified accuracy: held-out images of tiny.npz" in page and "Pretraining / loss" in page and "surefoot attack" not in page
 
     for name, stage in (("first", "pretraining"), ("second", "")):  # stopped in each stage in turn
         fit, stages = train_rrcm.fit, []

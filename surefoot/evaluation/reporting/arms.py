@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.catalog import ROWS
+from surefoot.catalog import IMAGES, ROWS
 from surefoot.errors import CheckpointError
 from surefoot.evaluation.statistics import Interval, hierarchical_interval, iqm_interval, mean_interval
 
 RETURN = "eval/return"
+FIRST_STAGE = "pretraining/"
+"""Folder of a run that holds a first stage's own run, and the beginning of its metrics' names here."""
 _ROWS = {row.slug: row for row in ROWS}
 _PATH = re.compile(r"(?<![\w./:~])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+(?=[^\s/\\'\":,;()])")
 
@@ -72,6 +74,20 @@ class Arm:
         row = _ROWS.get(self.method)
         return (f"{row.authors}, {row.venue} {row.year}", row.url) if row else ("", "")
 
+    @property
+    def classifies(self) -> bool:
+        """It is a classifier of images: it acts nowhere, so that there are no returns."""
+        return self.method in _ROWS and IMAGES in _ROWS[self.method].learns_from
+
+    @property
+    def reference(self) -> str:
+        """What names the run on a command line; of a folder elsewhere only its last part, since a page is sent around."""
+        folder = self.folder
+        if folder.is_absolute():
+            here = Path.cwd()
+            folder = folder.relative_to(here) if folder.is_relative_to(here) else Path(folder.name)
+        return folder_name(self.folder) if ".." in folder.parts or str(folder) == "." else str(folder)
+
     @cached_property
     def env(self) -> str | None:
         found = self.result.get("env") or self.config.get("env")
@@ -108,7 +124,11 @@ class Arm:
         """Updates that training has logged."""
         if self.result and isinstance(self.result.get("steps"), int):
             return int(self.result["steps"])
-        return max((int(s.steps[-1]) for s in self.series.values()), default=None)
+        ends: dict[bool, int] = {}  # of each stage, which counts from zero
+        for name, s in self.series.items():
+            stage = name.startswith(FIRST_STAGE)
+            ends[stage] = max(ends.get(stage, 0), int(s.steps[-1]))
+        return sum(ends.values()) if ends else None
 
     @cached_property
     def last(self) -> Scores | None:
@@ -142,7 +162,8 @@ def _fields(arm: Arm) -> dict[str, Any]:
 def _read(folder: Path, place: int) -> Arm:
     problems: list[str] = []
     config, result = (_json(folder / name, problems) for name in ("config.json", "result.json"))
-    series = _metrics(folder / "metrics.jsonl", problems)
+    first = _metrics(folder / FIRST_STAGE / "metrics.jsonl", problems)
+    series = {f"{FIRST_STAGE}{name}": found for name, found in first.items()} | _metrics(folder / "metrics.jsonl", problems)
     evidence = {path.stem: found for path in sorted((folder / "evidence").glob("*.json")) if (found := _json(path, problems)) is not None}
     if not (config or result or series or evidence):
         raise CheckpointError(f"{folder} is not a run folder: it holds no readable config.json, metrics.jsonl or result.json.")
@@ -152,7 +173,8 @@ def _read(folder: Path, place: int) -> Arm:
     if result is None:
         of = f" of {arm.config['steps']:,}" if isinstance(arm.config.get("steps"), int) else ""
         done = f"the last logged update is {arm.steps_done:,}{of}" if arm.steps_done else "no update has been logged yet"
-        problems.append(f"training has not finished ({done}): there are no final returns.")
+        nothing = "nothing is certified yet" if arm.classifies else "there are no final returns"
+        problems.append(f"training has not finished ({done}): {nothing}.")
     elif arm.last is None and arm.env:
         problems.append("result.json holds no final returns.")
     if not series:

@@ -44,7 +44,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """The arms that were judged in one environment under one limit of steps (`env` None: in none)."""
+    """The arms that were judged in one environment under one limit of steps (`env` None: in none), or the classifiers."""
 
     name: str
     env: str | None
@@ -53,10 +53,11 @@ class Group:
 
 def groups(arms: Sequence[Arm]) -> list[Group]:
     """Arms by environment, in the order of the report."""
-    found: dict[tuple[str | None, int | None], list[Arm]] = {}
+    found: dict[tuple[str | None, str], list[Arm]] = {}
     for arm in arms:
-        found.setdefault((arm.env, arm.max_steps if arm.env else None), []).append(arm)
-    return [Group(place(*key), key[0], own) for key, own in found.items()]
+        name = "Classifiers" if arm.classifies else place(arm.env, arm.max_steps if arm.env else None)
+        found.setdefault((arm.env, name), []).append(arm)
+    return [Group(name, env, own) for (env, name), own in found.items()]
 
 
 def place(env: str | None, limit: int | None) -> str:

@@ -43,9 +43,14 @@ class Tile:
     warn: bool = False
 
 
-def cards(arms: Sequence[Arm], tolerance: Tolerance) -> dict[str, Any]:
-    """A card for each policy with evidence; runs without any share a list of commands, or have the card if there is no other."""
+def cards(arms: Sequence[Arm], tolerance: Tolerance) -> dict[str, Any] | None:
+    """A card for each policy with evidence; runs without any share a list of commands, or have the card if there is no other.
+
+    None if there are but classifiers, whose robustness is no matter of returns.
+    """
     found = dossiers(arms)
+    if not found:
+        return None
     known = [dossier for dossier in found if dossier.evidence] or found[:1]
     bare = [dossier for dossier in found if dossier not in known]
     return {

@@ -28,7 +28,7 @@ def command(dossier: Dossier, verb: str) -> str:
     options = OPTIONS[verb]
     if verb == "certify" and not dossier.sigma:
         options = "" if dossier.arm.noise else SIGMA
-    elif verb in ("attack", "certify") and dossier.sigma != dossier.arm.noise:
+    elif verb in ("attack", "certify", "stress") and dossier.sigma != dossier.arm.noise:
         options += f" --sigma {dossier.sigma:g}"
     where = f"--env {shlex.quote(dossier.env)}" if dossier.env and dossier.env != dossier.arm.env and verb != "floor" else ""
     name = dossier.reference if verb != "floor" else dossier.reference.removesuffix(dossier.whom.suffix)
@@ -38,7 +38,7 @@ def command(dossier: Dossier, verb: str) -> str:
 
 def measure(dossier: Dossier, verb: str) -> Markup:
     """`not measured: run …` with the exact command."""
-    without = verb in ("stress", "diagnose") and dossier.sigma > 0.0
+    without = verb == "diagnose" and dossier.sigma > 0.0
     lead = "" if verb == "floor" else f"not measured{' (it acts without noise, on a card of its own)' if without else ''}: run "
     return Markup("{}<code>{}</code>").format(lead, command(dossier, verb))
 

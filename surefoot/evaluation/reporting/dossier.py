@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from surefoot.envs.making import time_limit
 from surefoot.errors import SurefootError
-from surefoot.evaluation.reporting.arms import Arm, folder_name
+from surefoot.evaluation.reporting.arms import Arm
 from surefoot.evaluation.reporting.evidence import Actions, Diagnosis, Evidence, Stress, pieces
 from surefoot.evaluation.reporting.findings import plural
 from surefoot.evaluation.reporting.robustness import Finding, Level
@@ -104,13 +103,8 @@ class Dossier:
 
     @property
     def reference(self) -> str:
-        """What names the policy on a command line; of a folder elsewhere only its last part, since a page is sent around."""
-        folder = self.arm.folder
-        if folder.is_absolute():
-            here = Path.cwd()
-            folder = folder.relative_to(here) if folder.is_relative_to(here) else Path(folder.name)
-        path = folder_name(self.arm.folder) if ".." in folder.parts or str(folder) == "." else str(folder)
-        return path + self.whom.suffix
+        """What names the policy on a command line."""
+        return self.arm.reference + self.whom.suffix
 
     @property
     def members(self) -> int:
@@ -171,8 +165,8 @@ def norms(dossier: Dossier) -> dict[str, list[Attacked]]:
 
 
 def dossiers(arms: Sequence[Arm]) -> list[Dossier]:
-    """One for each policy that there is evidence about, and one for each run without any."""
-    return [dossier for arm in arms for dossier in _of_run(arm)]
+    """One for each policy that there is evidence about, and one for each run without any. Classifiers act nowhere, and have none."""
+    return [dossier for arm in arms if not arm.classifies for dossier in _of_run(arm)]
 
 
 def _of_run(arm: Arm) -> list[Dossier]:

@@ -1,6 +1,7 @@
 """What `surefoot stress`, `diagnose` and `certify --actions` leave in a run's `evidence/` folder, as the robustness card needs it.
 
-Attacks and certificates of returns are read by `robustness.py`. A file of another form is passed over: `unread` names it.
+Attacks and certificates of returns are read by `robustness.py`, certificates at single inputs by `at_inputs.py`. A file of another
+form is passed over: `unread` names it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.evaluation.reporting.arms import Arm
+from surefoot.evaluation.reporting.at_inputs import read_at_inputs
 from surefoot.evaluation.reporting.drawing import number
 from surefoot.evaluation.reporting.robustness import Finding, read_curves
 from surefoot.evaluation.reporting.whom import MALFORMED, Whom, finite, text, whom_of
@@ -123,7 +125,7 @@ def pieces(arm: Arm, stem: str, data: Mapping[str, Any]) -> list[Evidence]:
 
 def unread(arm: Arm) -> list[str]:
     """A sentence for each file of the evidence that is of another form than the verbs write."""
-    lost = [stem for stem, data in arm.evidence.items() if not pieces(arm, stem, data)]
+    lost = [stem for stem, data in arm.evidence.items() if not (read_at_inputs(arm, stem, data) or pieces(arm, stem, data))]
     return [f"evidence/{stem}.json is of another form than this version writes, and was left out." for stem in lost]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -61,6 +62,7 @@ class Budgets:
     high: Sequence[float] = field(default=())
     bound: bool = False
     hollow: bool = False
+    steps: bool = False  # a bound that is not known between two budgets: there it is that of the larger one
 
 
 def swatch(arm: int) -> Markup:
@@ -148,8 +150,10 @@ def robustness(drawn: Sequence[Budgets], *, x: str, y: str, alt: str, height: fl
     for d in drawn:
         budgets, values = np.asarray(d.budgets, float), np.asarray(d.values, float)
         if d.bound:
-            ax.plot(budgets, values, color=colour(d.arm), lw=2, solid_capstyle="round")
-            ax.fill_between(budgets, values, min(0.0, values.min()), color=colour(d.arm), alpha=0.13, lw=0)
+            style = "steps-pre" if d.steps else "default"
+            ax.plot(budgets, values, color=colour(d.arm), lw=2, solid_capstyle="round", drawstyle=style)
+            step: Literal["pre"] | None = "pre" if d.steps else None
+            ax.fill_between(budgets, values, min(0.0, values.min()), color=colour(d.arm), alpha=0.13, lw=0, step=step)
             continue
         if len(d.low) == len(values):
             ax.vlines(budgets, d.low, d.high, color=colour(d.arm), lw=2, alpha=0.45)

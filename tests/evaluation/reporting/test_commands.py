@@ -26,8 +26,9 @@ def test_commands_name_the_policy(arm, made, stem, settings, verb, line):
 
 def test_what_acts_without_noise_says_so_on_the_card_of_a_policy_with_noise(arm, made):
     (found,) = dossiers([arm({"certificate": made.certificate((470.0, 430.0, 310.0))}, noise=0.2)])
-    assert measure(found, "stress") == "not measured (it acts without noise, on a card of its own): run <code>surefoot stress run</code>"
-    assert measure(found, "attack").startswith("not measured: run <code>surefoot attack run")
+    said = "not measured (it acts without noise, on a card of its own): run <code>surefoot diagnose run</code>"
+    assert measure(found, "diagnose") == said
+    assert measure(found, "stress") == "not measured: run <code>surefoot stress run</code>"
 
 
 # --- where the numbers are from -------------------------------------------------------------------------------------
