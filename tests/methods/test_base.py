@@ -17,7 +17,7 @@ from surefoot.methods.base import Method
 from surefoot.nn.nearest import NearestPairIndex
 
 BOX, CHOICE = Continuous((-2.0, -1.0), (2.0, 1.0)), Discrete(3)
-BOTH, CHOICES = {"bc", "iql"}, {"dqn"}
+BOTH, CHOICES = {"bc", "iql"}, {"dqn", "sa_dqn"}
 FROM_TRANSITIONS = registry.OFFLINE | registry.ONLINE  # those that learn from fresh segments have these tests in their own file
 CASES = [(name, BOX) for name in FROM_TRANSITIONS if name not in CHOICES] + [(name, CHOICE) for name in sorted(BOTH | CHOICES)]
 IDS = [f"{name}-{'discrete' if space is CHOICE else 'continuous'}" for name, space in CASES]
