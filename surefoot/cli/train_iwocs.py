@@ -22,6 +22,7 @@ from rich.table import Table
 
 from surefoot.cli.evaluate import finite, number, summary
 from surefoot.cli.session import table as returns_table
+from surefoot.cli.stages import carry_out, resumed
 from surefoot.cli.stress import Options as StressOptions
 from surefoot.cli.stress import stressed
 from surefoot.cli.stress import table as stress_table
@@ -87,32 +88,13 @@ class Options:
             raise ConfigError(f"--seed is {self.seed}: it must not be negative.")
 
 
-@dataclass(frozen=True)
-class Resume:
-    """Continue a run that was stopped; it ends as if it had not been. A run that is complete reports its result again."""
-
-    resume: Path
-    """Run folder to continue."""
-    no_progress: bool = False
-    """Do not show how far training is (on standard error)."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
-
 def main(argv: list[str]) -> int:
     """Entry of `surefoot train iwocs`; returns the exit code."""
-    console = Console(stderr=True)
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        asked = tyro.cli(Resume, args=argv, prog="surefoot train iwocs", description=Resume.__doc__, config=FLAGS)
-        training, progress, as_json = Training.resume(asked.resume, console), not asked.no_progress, asked.json
-    else:
-        options, config = parse(argv)
-        training, progress, as_json = Training.create(options, config, argv, console), not options.no_progress, options.json
-    result = training.run.finished() or training.train(progress)
-    training.report(result)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    return 0
+    console, again = Console(stderr=True), resumed(argv, "iwocs")
+    if again is not None:
+        return carry_out(Training.resume(again.resume, console), again)
+    options, config = parse(argv)
+    return carry_out(Training.create(options, config, argv, console), options)
 
 
 def parse(argv: list[str]) -> tuple[Options, IWOCSConfig]:

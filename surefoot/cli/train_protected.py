@@ -6,7 +6,6 @@ Each stage is a run of its own in `RUN/stages/`, which resumes bit for bit, so a
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from surefoot.cli.evaluate import finite, number, summary
 from surefoot.cli.session import table as returns_table
+from surefoot.cli.stages import carry_out, resumed
 from surefoot.cli.subjects import Subject, read_settings
 from surefoot.data.rollouts import Rollouts
 from surefoot.envs.making import check_fits, env_spaces, time_limit
@@ -85,32 +85,13 @@ class Options:
             raise ConfigError("--seeds does not go with --from: there are as many members as the policy has.")
 
 
-@dataclass(frozen=True)
-class Resume:
-    """Continue a run that was stopped; it ends as if it had not been. A run that is complete reports its result again."""
-
-    resume: Path
-    """Run folder to continue."""
-    no_progress: bool = False
-    """Do not show how far training is (on standard error)."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
-
 def main(argv: list[str]) -> int:
     """Entry of `surefoot train protected`; returns the exit code."""
-    console = Console(stderr=True)
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        asked = tyro.cli(Resume, args=argv, prog="surefoot train protected", description=Resume.__doc__, config=FLAGS)
-        training, progress, as_json = Training.resume(asked.resume, console), not asked.no_progress, asked.json
-    else:
-        options, config = parse(argv)
-        training, progress, as_json = Training.create(options, config, argv, console), not options.no_progress, options.json
-    result = training.run.finished() or training.train(progress)
-    training.report(result)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    return 0
+    console, again = Console(stderr=True), resumed(argv, "protected")
+    if again is not None:
+        return carry_out(Training.resume(again.resume, console), again)
+    options, config = parse(argv)
+    return carry_out(Training.create(options, config, argv, console), options)
 
 
 def parse(argv: list[str]) -> tuple[Options, ProtectedConfig]:

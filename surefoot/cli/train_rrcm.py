@@ -24,6 +24,7 @@ from rich.table import Table
 from surefoot.claims.base import derived
 from surefoot.cli.evaluate import number
 from surefoot.cli.session import finished
+from surefoot.cli.stages import resumed
 from surefoot.data.augmenting import Augmentation
 from surefoot.data.images import Epochs, Images, read_images
 from surefoot.data.spec import Spec
@@ -96,18 +97,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Resume:
-    """Continue a run that was stopped; it ends as if it had not been. A run that is complete reports its result again."""
-
-    resume: Path
-    """Run folder to continue."""
-    no_progress: bool = False
-    """Do not show how far training is (on standard error)."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
-
-@dataclass(frozen=True)
 class Arguments:
     """The options, and the settings of both stages."""
 
@@ -124,8 +113,8 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Entry of the verb; returns the exit code."""
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        again = tyro.cli(Resume, args=argv, prog="surefoot train rrcm", description=Resume.__doc__, config=FLAGS)
+    again = resumed(argv, "rrcm")
+    if again is not None:
         run = Run.open(again.resume)
         options, settings = restored(run)
         options = replace(options, no_progress=again.no_progress, json=again.json)
