@@ -17,7 +17,7 @@ from torch import Tensor
 from surefoot.data.batches import Segments
 from surefoot.methods.online.adversary import Kind, adversary_spec
 from surefoot.methods.online.ppo import PPO, PPOConfig, clipped_surrogate, gae, standardised
-from surefoot.nn.mlp import Critic
+from surefoot.nn.mlp import MLP
 from surefoot.nn.optimise import adam, descend
 from surefoot.policies.base import Policy
 
@@ -43,8 +43,8 @@ class GapAttacker(PPO):
         super().__init__(adversary_spec(victim, kind), replace(config, raw_obs=True), victim.copies, device, seed)
         self.value_rate = value_rate
         shared: dict[str, Any] = {"activation": "tanh", "device": device, "generator": self.generator}
-        self.lowered_critic = Critic(self.spec.obs_dim, config.hidden, n=1, copies=self.copies, **shared)
-        self.lowered_critic.net.orthogonal_(1.0, self.generator)
+        self.lowered_critic = MLP((self.spec.obs_dim, *config.hidden, 1), self.copies, **shared)
+        self.lowered_critic.orthogonal_(1.0, self.generator)
         self.optimiser = adam(self.policy.parameters(), config.learning_rate, config.eps)
         self.raised_optimiser = adam(self.critic.parameters(), value_rate, config.eps)
         self.lowered_optimiser = adam(self.lowered_critic.parameters(), value_rate, config.eps)
@@ -90,11 +90,11 @@ class GapAttacker(PPO):
         descend(whole.sum(), self.optimiser, self.config.max_norm, self.copies)
         return loss.detach()
 
-    def _regress(self, critic: Critic, optimiser: Any, obs: Tensor, returns: Tensor) -> Tensor:
+    def _regress(self, critic: MLP, optimiser: Any, obs: Tensor, returns: Tensor) -> Tensor:
         """All epochs of a value on its own plays; the mean loss `[*copies]`."""
         lead, losses = len(self.copies), []
         for rows in self._rows(obs, self.config.minibatch):
-            loss = (critic(obs.index_select(lead, rows)).squeeze(-2) - returns.index_select(lead, rows)).square().mean(-1)
+            loss = (critic(obs.index_select(lead, rows)).squeeze(-1) - returns.index_select(lead, rows)).square().mean(-1)
             descend(loss.sum(), optimiser, self.config.max_norm, self.copies)
             losses.append(loss.detach())
         return torch.stack(losses).mean(0)
@@ -109,9 +109,9 @@ class GapAttacker(PPO):
         lead = len(self.copies)
         return self.normaliser(obs.flatten(lead, lead + 1))
 
-    def _values(self, critic: Critic, obs: Tensor) -> Tensor:
+    def _values(self, critic: MLP, obs: Tensor) -> Tensor:
         """`[*copies, T, N]` of observations `[*copies, T, N, S]`."""
-        return critic(self._seen(obs)).squeeze(-2).view(obs.shape[:-1])
+        return critic(self._seen(obs)).squeeze(-1).view(obs.shape[:-1])
 
     def _anneal(self) -> None:
         super()._anneal()

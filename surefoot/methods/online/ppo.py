@@ -25,7 +25,7 @@ from surefoot.data.spec import Discrete, Spec
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Method
 from surefoot.nn.distributions import Choice, Normal
-from surefoot.nn.mlp import Critic
+from surefoot.nn.mlp import MLP
 from surefoot.nn.optimise import adam, descend
 from surefoot.nn.running import RunningMoments
 from surefoot.policies.families import Categorical, NormalPolicy
@@ -145,9 +145,9 @@ class PPO(Method):
             self.policy = Categorical(spec, config.hidden, copies, **shared)
         else:
             self.policy = NormalPolicy(spec, config.hidden, copies, squashed=False, **shared)
-        self.critic = Critic(spec.obs_dim, config.hidden, n=1, copies=copies, **shared)
+        self.critic = MLP((spec.obs_dim, *config.hidden, 1), copies, **shared)
         self.policy.net.orthogonal_(0.01, self.generator)
-        self.critic.net.orthogonal_(1.0, self.generator)
+        self.critic.orthogonal_(1.0, self.generator)
         self.normaliser = self.policy.normaliser
         self.optimiser = adam([*self.policy.parameters(), *self.critic.parameters()], config.learning_rate, config.eps)
         self.obs_moments = RunningMoments((*copies, spec.obs_dim), device)
@@ -163,8 +163,8 @@ class PPO(Method):
         action, shape = batch.action.flatten(lead, lead + 1), batch.reward.shape
         with torch.no_grad():
             old_logprob = self.policy.distribution(obs).log_prob(action)
-            value = self.critic(obs).squeeze(-2)
-            next_value = self.critic(self.normaliser(batch.next_obs.flatten(lead, lead + 1))).squeeze(-2)
+            value = self.critic(obs).squeeze(-1)
+            next_value = self.critic(self.normaliser(batch.next_obs.flatten(lead, lead + 1))).squeeze(-1)
             advantage = gae(reward, value.view(shape), next_value.view(shape), batch.terminated, batch.ended, c.gamma, c.gae_lambda)
             advantage = advantage.flatten(lead)
             returns = advantage + value
@@ -186,7 +186,7 @@ class PPO(Method):
         c = self.config
         distribution = self.policy.distribution(obs)
         policy_loss = clipped_surrogate(distribution.log_prob(action), old_logprob, standardised(advantage), c.clip)
-        value_loss = (self.critic(obs).squeeze(-2) - returns).square().mean(-1)
+        value_loss = (self.critic(obs).squeeze(-1) - returns).square().mean(-1)
         loss = policy_loss + c.value_weight * value_loss
         if c.entropy_weight:
             loss = loss - c.entropy_weight * distribution.entropy().mean(-1)

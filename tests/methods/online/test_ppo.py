@@ -206,7 +206,7 @@ def peer_of(method, space, sb3_model, copy_net, **options):
     }
     peer = sb3_model("PPO", Shaped(space), **sizes, **options)
     copy_net(method.policy.net, [*peer.policy.mlp_extractor.policy_net, peer.policy.action_net])
-    copy_net(method.critic.net, [*peer.policy.mlp_extractor.value_net, peer.policy.value_net], 0)
+    copy_net(method.critic, [*peer.policy.mlp_extractor.value_net, peer.policy.value_net])
     return peer
 
 
@@ -255,13 +255,13 @@ def test_updates_are_those_of_stable_baselines3(space, sb3_model, copy_net, monk
         peer.train()
     assert max(clipped) > 0.0
     pairs = [
-        (method.policy.net, [*peer.policy.mlp_extractor.policy_net, peer.policy.action_net], ()),
-        (method.critic.net, [*peer.policy.mlp_extractor.value_net, peer.policy.value_net], 0),
+        (method.policy.net, [*peer.policy.mlp_extractor.policy_net, peer.policy.action_net]),
+        (method.critic, [*peer.policy.mlp_extractor.value_net, peer.policy.value_net]),
     ]
-    for net, layers, index in pairs:
+    for net, layers in pairs:
         for layer, w, b in zip([x for x in layers if isinstance(x, torch.nn.Linear)], net.weights, net.biases, strict=True):
-            torch.testing.assert_close(w[index].T, layer.weight, rtol=1e-3, atol=1e-5)
-            torch.testing.assert_close(b[index], layer.bias, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(w.T, layer.weight, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(b, layer.bias, rtol=1e-3, atol=1e-5)
     if space is BOX:
         torch.testing.assert_close(method.policy.log_std, peer.policy.log_std, rtol=1e-3, atol=1e-5)
         assert method.policy.log_std.abs().max() > 1e-3
