@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,8 +68,8 @@ def contests(context: Context, prefix: str, setting: Setting) -> Scores:
     for k in setting.episodes:
         longest = k == setting.episodes[-1]
         at = [2**j for j in range(5, k.bit_length()) if 2**j < k] + [k] if longest else [k]
-        own = {"covariance": "average", "bonus": "sampled"} if setting.sampled else {}
-        learner = RefinedLinearQ(LinearWorld.of(model), [AdversarialMDPConfig(name, k, **own) for name in ALGORITHMS])  # type: ignore[arg-type]
+        own: dict[str, Any] = {"covariance": "average", "bonus": "sampled"} if setting.sampled else {}
+        learner = RefinedLinearQ(LinearWorld.of(model), [AdversarialMDPConfig(name, k, **own) for name in ALGORITHMS])
         contest = compete(learner, model.mdp, losses, at, lucks(context.seeds))
         regret = {name: contest.regret[:, i] for i, name in enumerate(ALGORITHMS)} | {"uniform": contest.uniform}
         for name in ALGORITHMS:

@@ -177,18 +177,7 @@ def train(task: Task) -> list[Policy]:
     config = VANILLA if task.arm == "vanilla" else ROBUST
     copies = (len(task.seeds),)
     method = (DQN if task.arm == "vanilla" else SADQN)(env_spaces(ENV_ID), config, copies, seed=seed_of(task.seeds, "training"))
-    source = Replayed(
-        ENV_ID,
-        method.behaviour,
-        config.batch_size,
-        copies=copies,
-        capacity=config.buffer_size,
-        warmup=config.warmup,
-        env_steps=config.env_steps,
-        updates=config.updates,
-        n_envs=config.n_envs,
-        seed=seed_of(task.seeds, "data"),
-    )
+    source = Replayed.of(config, ENV_ID, method.behaviour, copies=copies, seed=seed_of(task.seeds, "data"))
     for _ in range(task.updates):
         method.update(next(source))
     source.close()

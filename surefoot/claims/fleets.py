@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,17 @@ from surefoot.methods.base import Method
 from surefoot.recipes.locomotion import TASKS
 from surefoot.recipes.registry import open_log
 from surefoot.training.engines import run_tasks
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class ArmTask(Generic[S]):
+    """One arm on all seeds, a fleet with a member a seed, as it is handed to a process."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    setting: S
 
 
 @dataclass(frozen=True)

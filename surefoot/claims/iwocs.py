@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.claims.base import Check, Claim, Context, Scores, derived, per_seed, stated
-from surefoot.claims.fleets import seed_of
+from surefoot.claims.fleets import ArmTask, seed_of
 from surefoot.envs.physics import Parameter
 from surefoot.envs.uncertainty import chosen
 from surefoot.envs.windy import windy_walk
@@ -71,13 +71,7 @@ SMALL = Setting(
 )
 
 
-@dataclass(frozen=True)
-class Task:
-    """One arm on all seeds, as it is handed to a process: a fleet with a member a seed."""
-
-    arm: str
-    seeds: tuple[int, ...]
-    setting: Setting
+Task = ArmTask[Setting]
 
 
 def run(context: Context) -> Scores:

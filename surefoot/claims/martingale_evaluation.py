@@ -239,7 +239,9 @@ def exact_answers(scores: Scores) -> Check:
 
 
 def _better(scores: Scores, arm: str) -> Check:
-    negated: Scores = {"held-out": {name: {k: -np.asarray(v) for k, v in values.items()} for name, values in scores["held-out"].items()}}  # type: ignore[misc]
+    negated: Scores = {
+        "held-out": {name: {k: (-np.asarray(v)).tolist() for k, v in values.items()} for name, values in scores["held-out"].items()}
+    }
     statement = f"on held-out paths {arm}'s error is below MSTDE's"
     return difference(negated, "held-out", arm, "mstde", name=f"{arm} better", statement=statement, same_seeds=True)
 

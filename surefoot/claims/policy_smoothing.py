@@ -136,20 +136,8 @@ def train(task: Task) -> tuple[Policy, Policy, int]:
     env.close()
     config = setting.dqn
     method = DQN(Spec.from_env(env), config, seed=derived(task.seed, "training"))
-    source = Replayed(
-        ENV_ID,
-        method.behaviour,
-        config.batch_size,
-        capacity=config.buffer_size,
-        warmup=config.warmup,
-        env_steps=config.env_steps,
-        updates=config.updates,
-        n_envs=config.n_envs,
-        seed=derived(task.seed, "data"),
-        frame_stack=FRAMES,
-        noise=sigma,
-        max_steps=LIMIT,
-    )
+    seen: dict[str, Any] = {"frame_stack": FRAMES, "noise": sigma, "max_steps": LIMIT}
+    source = Replayed.of(config, ENV_ID, method.behaviour, seed=derived(task.seed, "data"), **seen)
 
     def acting(policy: Policy) -> Smoothed:
         return Smoothed(FrameStack(policy, FRAMES), sigma)

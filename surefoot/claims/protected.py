@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from surefoot.claims.base import Check, Claim, Context, Scores, derived, per_seed, stated, table
-from surefoot.claims.fleets import seed_of
+from surefoot.claims.fleets import ArmTask, seed_of
 from surefoot.data.rollouts import Rollouts
 from surefoot.envs.making import env_spaces
 from surefoot.evaluation.adapting import Adapted, adapt
@@ -62,13 +62,7 @@ SMALL = Setting(
 FULL_ENVS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 
 
-@dataclass(frozen=True)
-class Task:
-    """One arm on a fleet with a member a seed."""
-
-    arm: str
-    seeds: tuple[int, ...]
-    setting: Setting
+Task = ArmTask[Setting]
 
 
 def run(context: Context) -> Scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from rich.console import Console
@@ -58,19 +58,20 @@ def explorers(options: Loop) -> dict[str, Explorer]:
 
 def explorer(name: str, options: Loop) -> Explorer:
     """A policy by its kind, or KIND:NUMBER. Raises ConfigError or UnknownNameError."""
-    kind, colon, text = name.partition(":")
-    if kind not in get_args(Kind):
-        raise UnknownNameError("exploration policy", kind, get_args(Kind))
+    word, colon, text = name.partition(":")
+    if word not in get_args(Kind):
+        raise UnknownNameError("exploration policy", word, get_args(Kind))
+    kind = cast(Kind, word)
     settings: dict[str, Any] = {key: getattr(options, key) for key in ("epsilon", "tau", "gamma", "floor")}
     if not colon:
-        return Explorer(kind, mass=None if RULES[kind] is None else options.mass, **settings)  # type: ignore[arg-type]
+        return Explorer(kind, mass=None if RULES[kind] is None else options.mass, **settings)
     if kind not in PARAMETERS:
         raise ConfigError(f"{name!r} gives the {kind} policy a number, but it has nothing to set: leave the number out.")
     try:
         settings[PARAMETERS[kind]] = float(text)
     except ValueError:
         raise ConfigError(f"{name!r} should be {kind}:NUMBER, its {PARAMETERS[kind]}, but {text!r} is no number.") from None
-    return Explorer(kind, **settings)  # type: ignore[arg-type]
+    return Explorer(kind, **settings)
 
 
 def oracle_of(options: Loop) -> Oracle:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from surefoot.cli import certify_actions, certify_inputs
@@ -105,8 +105,7 @@ def main(argv: list[str]) -> int:
     for subject, policy in subjects:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(f"{subject.name}: noisy episodes of {subject.env}", total=subject.members * episodes(options))
-            moved = partial(bar.update, task)
-            results.append(certified(subject, policy, options, argv, console, lambda ended, moved=moved: moved(completed=ended)))  # type: ignore[misc]
+            results.append(certified(subject, policy, options, argv, console, partial(_completed, bar, task)))
     console.print(table(results))
     if options.json:
         print(json.dumps({"policies": results}, indent=2))
@@ -138,6 +137,10 @@ def certified(
     result = {"policy": subject.name, "command": shlex.join(["surefoot", "certify", *argv]), **certificate.to_json()}
     write_evidence(subject, "certify", result, console)
     return result
+
+
+def _completed(bar: Progress, task: TaskID, ended: int) -> None:
+    bar.update(task, completed=ended)
 
 
 def smoothed(subject: Subject, sigma: float | None, console: Console) -> tuple[Subject, Smoothed]:

@@ -218,13 +218,14 @@ def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
     for r, m in members:
         found.add_row(_name(r, m), strongest(r, m), f"{m['explained']:.0%}", number(m["norm_cv"]), str(m["states"]), str(m["states_90"]))
         quotients.add_column(_name(r, m), justify="right")
-    sets: dict[str, Callable[[dict[str, Any]], float | None]] = {"of other episodes": lambda m: m["ceiling"]}
+    sets = {"of other episodes": [m["ceiling"] for _, m in members]}
     for name in dict.fromkeys(name for _, m in members for name in m["shifts"]):
-        sets[f"under {name}"] = lambda m, name=name: m["shifts"].get(name)  # type: ignore[misc]
+        sets[f"under {name}"] = [m["shifts"].get(name) for _, m in members]
     if "against" in results[0]:
-        sets |= {"the other's": lambda m: m["against"]["fcq"], "the other's, by this direction": lambda m: m["against"]["fcq_back"]}
-    for name, of in sets.items():
-        quotients.add_row(name, *("none" if (x := of(m)) is None else f"{x:.2f}" for _, m in members))
+        for name, key in (("the other's", "fcq"), ("the other's, by this direction", "fcq_back")):
+            sets[name] = [m["against"][key] for _, m in members]
+    for name, found_there in sets.items():
+        quotients.add_row(name, *("none" if x is None else f"{x:.2f}" for x in found_there))
     return [found, quotients]
 
 

@@ -162,16 +162,11 @@ def _hyperparameters(method: type[Method], config: SessionConfig) -> Any:
 
 def _replayed(config: SessionConfig, method: Method, settings: Any, log: Log | None) -> Replayed:
     assert config.env is not None
-    return Replayed(
+    return Replayed.of(
+        settings,
         config.env,
         method.behaviour,
-        settings.batch_size,
         copies=config.copies,
-        capacity=settings.buffer_size,
-        warmup=settings.warmup,
-        env_steps=settings.env_steps,
-        updates=settings.updates,
-        n_envs=settings.n_envs,
         seed=derive_seed(config.seed, SOURCE),
         device=config.device,
         frame_stack=config.frame_stack,

@@ -131,6 +131,10 @@ def _open(dataset_id: str) -> minari.MinariDataset:
     raise DataError(f"Minari data set {dataset_id!r} cannot be opened ({why}); {hint}.")
 
 
+def _bounds(box: Continuous) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(box.low, np.float32), np.array(box.high, np.float32)
+
+
 def _check_id(dataset_id: str) -> None:
     try:
         parse_dataset_id(dataset_id)
@@ -157,8 +161,7 @@ def write_minari(log: Log, dataset_id: str) -> None:
     if log.env_id is not None:
         with contextlib.suppress(SurefootError):  # one that is not installed here
             spec = make_env(log.env_id).spec
-    bounds = (np.array(box.low, np.float32), np.array(box.high, np.float32)) if isinstance(box, Continuous) else None
-    space = gym.spaces.Box(*bounds, dtype=np.float32) if bounds else gym.spaces.Discrete(box.n)  # type: ignore[union-attr]
+    space: gym.Space = gym.spaces.Discrete(box.n) if isinstance(box, Discrete) else gym.spaces.Box(*_bounds(box), dtype=np.float32)
     with replacing_folder(place) as new, _datasets_in(new / "root"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # author, e-mail, code link: Minari wants them for what is published
         minari.create_dataset_from_buffers(

@@ -38,6 +38,23 @@ class Actor(Protocol):
     ) -> tuple[Tensor, Any]: ...
 
 
+class Collecting(Protocol):
+    """Settings of a learner that collects its own steps."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def buffer_size(self) -> int: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def env_steps(self) -> int: ...
+    @property
+    def updates(self) -> int: ...
+    @property
+    def n_envs(self) -> int: ...
+
+
 class Replayed:
     """Batches `[*copies, B]` from a replay buffer of the newest `capacity` steps a member, filled while iterating.
 
@@ -95,6 +112,21 @@ class Replayed:
         self._staged = torch.zeros(self.members, n_envs, self.layout.width)  # the rows of one step, on their way to the ring
         widths = (self.layout.obs_dim, self.layout.action_dim, 1, self.layout.obs_dim)
         self._columns = np.split(self._staged.view(len(self.running), -1).numpy(), np.cumsum(widths), axis=1)
+
+    @staticmethod
+    def of(config: Collecting, env_id: str, actor: Actor, **rest: Any) -> Replayed:
+        """As a learner's settings have it; `rest` are the other arguments."""
+        return Replayed(
+            env_id,
+            actor,
+            config.batch_size,
+            capacity=config.buffer_size,
+            warmup=config.warmup,
+            env_steps=config.env_steps,
+            updates=config.updates,
+            n_envs=config.n_envs,
+            **rest,
+        )
 
     # --- batches ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ repeated with probability 0.25 (sticky actions). An episode is a whole game, and
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -56,7 +56,7 @@ class Atari(gym.Env):
             reward_clipping=False,
         )
         self.observation_space = gym.spaces.Box(0.0, 1.0, self.games.single_observation_space.shape, np.float32)
-        self.action_space = gym.spaces.Discrete(self.games.single_action_space.n)  # type: ignore[attr-defined]
+        self.action_space = gym.spaces.Discrete(cast(gym.spaces.Discrete, self.games.single_action_space).n)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -28,11 +29,11 @@ def env_spec(env_id: str) -> EnvSpec:
         raise UnknownNameError("environment", env_id, gym.registry) from None
 
 
-def make_env(env_id: str, **options: object) -> gym.Env:
+def make_env(env_id: str, **options: Any) -> gym.Env:
     """One environment. Raises EnvError in a sentence where Gymnasium cannot make it (a missing package, an old version)."""
     spec = env_spec(env_id)
     try:
-        return gym.make(spec, **options)  # type: ignore[arg-type]
+        return gym.make(spec, **options)
     except (gym.error.Error, ImportError) as error:
         raise EnvError(f"environment {env_id!r} cannot be made: {str(error).splitlines()[0]}") from None
 

@@ -8,6 +8,7 @@ sees the world, which papers on robust training use.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import inf
 from typing import Literal, Protocol
 
@@ -44,7 +45,7 @@ class Attacking(Perturbation, Protocol):
     def zero_share(self) -> np.ndarray: ...  # [*copies] share of its gradients that were zero or not finite
 
 
-class Attack:
+class Attack(ABC):
     """What the attacks share: the budget of each episode, draws of a generator of its own, and an account of what was done.
 
     One object plays one rollout. `horizon`: steps over which a total budget is shared (its unspent part goes to the steps that
@@ -161,12 +162,12 @@ class Attack:
     def watch(self, flat: Tensor, policy: Policy, attacked: Tensor) -> None:
         """Sees every true observation `[*copies, n, S]`, before a change is asked for."""
 
+    @abstractmethod
     def change(self, near: Tensor, decision: Decision, radius: Tensor, columns: Tensor) -> Tensor:
         """eps `[*copies, m, S]` for the episodes `columns` (m of the n) with true observations `near`, within `radius`.
 
         `near`, `eps` and what `decision` is asked about are in units of the budget (divided by `scale`).
         """
-        raise NotImplementedError
 
     def direction(self, gradient: Tensor, counted: Tensor) -> Tensor:
         """The steepest direction: of l2 norm 1, or the sign; zero where the gradient is. Keeps count of those that vanish."""

@@ -24,6 +24,7 @@ from surefoot.data.spec import Discrete, Spec
 from surefoot.errors import ConfigError, UnknownNameError
 from surefoot.evaluation.diagnosing_attacks import deepfool, elastic, fgsm, nesterov
 from surefoot.evaluation.visited import Visited, visited
+from surefoot.nn.conv import channels_last
 from surefoot.policies.base import Memory, Policy
 
 Change = Callable[[Tensor], Tensor]
@@ -47,7 +48,7 @@ class Shift:
             return obs if self.attack is None else self.attack(policy, obs, memory)
         if not self.images:
             return self.change(obs.flatten(1)).reshape(obs.shape)
-        last = obs.dim() == 4 and obs.shape[-1] <= 4 < obs.shape[1]  # channels
+        last = channels_last(obs.shape[1:])
         frames = obs.movedim(-1, 1) if last else obs
         changed = self.change(frames.reshape(-1, *frames.shape[-2:])).reshape(frames.shape)
         return changed.movedim(1, -1) if last else changed

@@ -20,6 +20,7 @@ from surefoot.errors import ConfigError, EnvError
 from surefoot.evaluation.diagnosing import Directions, by_step, check_differentiable, gradients, principal, quotient
 from surefoot.evaluation.diagnosing_shifts import Shift, visited_under
 from surefoot.evaluation.visited import Visited, visited
+from surefoot.nn.conv import channels_last
 from surefoot.policies.base import Policy
 
 Units = Literal["observation", "deviation"]
@@ -144,6 +145,14 @@ def units(which: Units, states: Visited) -> Tensor | None:
 
 def is_image(obs_shape: Sequence[int]) -> bool:
     return len(obs_shape) in (2, 3)
+
+
+def frames_of(direction: np.ndarray, obs_shape: Sequence[int]) -> np.ndarray:
+    """An image's direction as pictures `[C, H, W]`: frames or channels are the leading axis, or a last one of at most four."""
+    image = direction.reshape(obs_shape)
+    if channels_last(obs_shape):
+        image = np.moveaxis(image, -1, 0)
+    return image.reshape(-1, *image.shape[-2:])
 
 
 def white(env_id: str) -> float:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from surefoot.evaluation.diagnosing import fourier, spread
-from surefoot.evaluation.diagnosis import is_image
+from surefoot.evaluation.diagnosis import frames_of, is_image
 from surefoot.files import replacing_file
 
 Result = Mapping[str, Any]
@@ -68,14 +68,6 @@ def _pictures(title: str, found: Mapping[str, Any], obs_shape: Sequence[int]) ->
 
 def _words(title: str, found: Mapping[str, Any]) -> str:
     return f"{title}\n{found['explained']:.0%} of the sensitivity"
-
-
-def frames_of(direction: np.ndarray, obs_shape: Sequence[int]) -> np.ndarray:
-    """A direction as pictures `[C, H, W]`: frames or channels are the leading axis, or a last one of at most four."""
-    image = direction.reshape(obs_shape)
-    if image.ndim == 3 and image.shape[-1] <= 4 < image.shape[0]:
-        image = np.moveaxis(image, -1, 0)
-    return image.reshape(-1, *image.shape[-2:])
 
 
 def _image(ax: Axes, frames: np.ndarray, words: str) -> None:

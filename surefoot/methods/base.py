@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from surefoot.nn.normaliser import Normaliser
 from surefoot.policies.base import Policy
 
 
-class Method:
+class Method(ABC):
     """Base of the learners. A subclass builds its networks in `__init__` and implements `update`.
 
     `copies=(F,)` trains F independent seeds as one batched computation: method code touches trailing axes only, losses
@@ -47,9 +48,9 @@ class Method:
         action = unit_action(batch.action, self.spec.box)
         return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)
 
+    @abstractmethod
     def update(self, batch: Any) -> dict[str, Tensor]:
         """One training step; detached metrics `[*copies]`, without a host sync."""
-        raise NotImplementedError
 
     # --- state: everything a resume needs, as flat named tensors --------------------------------------------------
 

@@ -104,7 +104,7 @@ class Conv(nn.Module):
         """`[n, B, *obs_shape]` as `[n, B, C, H, W]`."""
         if len(self.obs_shape) == 2:
             return images.unsqueeze(-3)
-        return images.movedim(-1, -3) if _channels_last(self.obs_shape) else images
+        return images.movedim(-1, -3) if channels_last(self.obs_shape) else images
 
 
 class Dueling(nn.Module):
@@ -131,8 +131,9 @@ def _image(obs_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(obs_shape) != 3:
         raise ConfigError(f"observations of shape {obs_shape} are no images: use network 'mlp'.")
     a, b, c = obs_shape
-    return (c, a, b) if _channels_last(obs_shape) else (a, b, c)
+    return (c, a, b) if channels_last(obs_shape) else (a, b, c)
 
 
-def _channels_last(obs_shape: tuple[int, ...]) -> bool:
+def channels_last(obs_shape: Sequence[int]) -> bool:
+    """Whether an image's shape has its channels or frames at the end."""
     return len(obs_shape) == 3 and obs_shape[-1] <= CHANNELS < obs_shape[0]

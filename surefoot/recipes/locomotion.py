@@ -115,14 +115,7 @@ class Teacher:
         self.task, self.seed, self.folder, self.say = task, seed, folder, say
         config = SACConfig(buffer_size=LIMIT + SACConfig().warmup)
         self.method = SAC(env_spaces(task.env_id), config, seed=derive_seed(seed, 0))
-        self.source = Replayed(
-            task.env_id,
-            self.method.behaviour,
-            config.batch_size,
-            capacity=config.buffer_size,
-            warmup=config.warmup,
-            seed=derive_seed(seed, 1),
-        )
+        self.source = Replayed.of(config, task.env_id, self.method.behaviour, seed=derive_seed(seed, 1))
         settings = {"recipe": f"SAC in {task.env_id}", "seed": seed, "hyperparameters": asdict(config)}
         self.run = Run.open(folder) if (folder / "config.json").exists() else Run.create(folder, settings)
         fit(self.method, self.source, 0, run=self.run, progress=False)  # back to where it was stopped

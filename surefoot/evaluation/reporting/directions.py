@@ -6,6 +6,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from surefoot.evaluation.diagnosis import frames_of
 from surefoot.evaluation.reporting.arms import shortened
 from surefoot.evaluation.reporting.blocks import Figure
 from surefoot.evaluation.reporting.commands import lacking
@@ -15,7 +16,6 @@ from surefoot.evaluation.reporting.evidence import Diagnosis
 from surefoot.evaluation.reporting.findings import listed, percent, plural
 
 SHOWN = 8  # bars
-CHANNELS = 4  # at most: the shorter end of an image's shape that is taken for its channels or frames
 
 
 def direction_drawn(dossier: Dossier) -> Figure:
@@ -55,16 +55,8 @@ def strongest(diagnosis: Diagnosis) -> tuple[str, float]:
     if not diagnosis.pictured:
         shares = diagnosis.direction**2
         return names(diagnosis)[int(shares.argmax())], float(shares.max())
-    per_channel = (channels(diagnosis) ** 2).sum((-2, -1))
+    per_channel = (frames_of(diagnosis.direction, diagnosis.shape) ** 2).sum((-2, -1))
     return f"channel {int(per_channel.argmax()) + 1} of {len(per_channel)}", float(per_channel.max())
-
-
-def channels(diagnosis: Diagnosis) -> np.ndarray:
-    """The direction as `[C, H, W]`: leading axes are channels, and a last one that is short enough."""
-    image = diagnosis.direction.reshape(diagnosis.shape)
-    if image.ndim > 2 and image.shape[-1] <= CHANNELS < image.shape[0]:
-        image = np.moveaxis(image, -1, 0)
-    return image.reshape(-1, *image.shape[-2:])
 
 
 def _bars(diagnosis: Diagnosis, arm: int, alt: str) -> Markup:
@@ -98,7 +90,7 @@ def _share(ax: Axes, place: float, share: float, shade: str) -> None:
 
 def _picture(diagnosis: Diagnosis, alt: str) -> Markup:
     """How much each pixel counts, all channels together: the more, the stronger the colour."""
-    strength = np.sqrt((channels(diagnosis) ** 2).sum(0))
+    strength = np.sqrt((frames_of(diagnosis.direction, diagnosis.shape) ** 2).sum(0))
     rows, columns = strength.shape
     height = min(1.9, max(0.9, (WIDTH - 0.6) * rows / columns))
     figure, ax = axes(height)

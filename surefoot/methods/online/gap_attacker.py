@@ -7,7 +7,7 @@ to rise are negated, and only those; its value is learned before. With nothing t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -75,10 +75,8 @@ class GapAttacker(PPO):
             metrics[f"{name}_value_loss"] = self._regress(critic, optimiser, self._seen(segments.obs), own)
             signs.append(torch.full((width,), sign, device=self.device))
         advantage = (advantage * torch.cat(signs)).flatten(lead)  # the attacker's reward is -r: of what is raised it is turned round
-        losses = [
-            self._climb(*(x.index_select(lead, rows) for x in (obs, action, old_logprob, advantage)))
-            for rows in self._rows(obs, c.minibatch * len(plays))
-        ]
+        rows = (obs, action, old_logprob, advantage)
+        losses = [self._climb(*minibatch) for minibatch in self._epochs(rows, c.minibatch * len(plays))]
         self.steps += c.n_steps * c.n_envs
         return self._moved(obs, action, old_logprob) | metrics | {"policy_loss": torch.stack(losses).mean(0)}
 
@@ -92,18 +90,12 @@ class GapAttacker(PPO):
 
     def _regress(self, critic: MLP, optimiser: Any, obs: Tensor, returns: Tensor) -> Tensor:
         """All epochs of a value on its own plays; the mean loss `[*copies]`."""
-        lead, losses = len(self.copies), []
-        for rows in self._rows(obs, self.config.minibatch):
-            loss = (critic(obs.index_select(lead, rows)).squeeze(-1) - returns.index_select(lead, rows)).square().mean(-1)
+        losses = []
+        for some, wanted in self._epochs((obs, returns), self.config.minibatch):
+            loss = (critic(some).squeeze(-1) - wanted).square().mean(-1)
             descend(loss.sum(), optimiser, self.config.max_norm, self.copies)
             losses.append(loss.detach())
         return torch.stack(losses).mean(0)
-
-    def _rows(self, obs: Tensor, minibatch: int) -> Iterator[Tensor]:
-        """The rows of every minibatch of every epoch."""
-        for _ in range(self.config.epochs):
-            order = torch.randperm(obs.shape[-2], generator=self.generator, device=self.device)
-            yield from order[: len(order) // minibatch * minibatch].view(-1, minibatch)
 
     def _seen(self, obs: Tensor) -> Tensor:
         lead = len(self.copies)

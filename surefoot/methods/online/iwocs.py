@@ -148,21 +148,7 @@ def learner(
     env = training_env(env_id, max_steps=max_steps, wrap=wraps[0])
     env.close()
     sac = method(Spec.from_env(env), config, copies, seed=seed)
-    source = Replayed(
-        env_id,
-        sac.behaviour,
-        config.batch_size,
-        copies=copies,
-        capacity=config.buffer_size,
-        warmup=config.warmup,
-        env_steps=config.env_steps,
-        updates=config.updates,
-        n_envs=config.n_envs,
-        seed=seed,
-        max_steps=max_steps,
-        wrap=wraps,
-    )
-    return sac, source
+    return sac, Replayed.of(config, env_id, sac.behaviour, copies=copies, seed=seed, max_steps=max_steps, wrap=wraps)
 
 
 def solutions(sac: StaticSAC, source: Replayed) -> list[Solution]:

@@ -169,10 +169,8 @@ class PPO(Method):
             advantage = advantage.flatten(lead)
             returns = advantage + value
         self._anneal()
-        rows, losses = (obs, action, old_logprob, advantage, returns), []
-        for _ in range(c.epochs):
-            order = torch.randperm(obs.shape[-2], generator=self.generator, device=self.device)
-            losses += [self._descend(*minibatch) for minibatch in minibatches(rows, order, c.minibatch, lead)]
+        rows = (obs, action, old_logprob, advantage, returns)
+        losses = [self._descend(*minibatch) for minibatch in self._epochs(rows, c.minibatch)]
         policy_loss, value_loss = (torch.stack(loss).mean(0) for loss in zip(*losses, strict=True))
         metrics = self._moved(obs, action, old_logprob) | {"policy_loss": policy_loss, "value_loss": value_loss}
         metrics["explained_variance"] = 1.0 - (returns - value).var(-1) / returns.var(-1).clamp_min(1e-12)
@@ -180,6 +178,13 @@ class PPO(Method):
             self._refresh(batch.obs)
         self.steps += shape[-2] * shape[-1]
         return metrics
+
+    def _epochs(self, rows: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The minibatches of all epochs, each epoch in an order of its own, of tensors `[*copies, B, ...]`."""
+        lead = len(self.copies)
+        for _ in range(self.config.epochs):
+            order = torch.randperm(rows[0].shape[lead], generator=self.generator, device=self.device)
+            yield from minibatches(rows, order, size, lead)
 
     def _descend(self, obs: Tensor, action: Tensor, old_logprob: Tensor, advantage: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
         """One step of Eq. 9 on a minibatch `[*copies, b]`; its policy and value loss, `[*copies]`."""

@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from surefoot.evaluation.diagnosis import frames_of
 from surefoot.evaluation.report import render_cards, report_for_runs
 from surefoot.evaluation.reporting.arms import read_arms
 from surefoot.evaluation.reporting.card import card, cards, comparison
-from surefoot.evaluation.reporting.directions import channels, strongest
+from surefoot.evaluation.reporting.directions import strongest
 from surefoot.evaluation.reporting.dossier import dossiers
 from surefoot.evaluation.reporting.evidence import pieces
 from surefoot.evaluation.reporting.weighing import Tolerance
@@ -131,8 +132,10 @@ def test_directions_of_pixels_are_a_picture(arm, made, shape):
     figure = figures(shown(arm, evidence))["Sensitive direction"]
     assert "data:image/png;base64," in figure.drawing and len(figure.drawing) < 120_000
     (diagnosis,) = pieces(arm(), "diagnosis", evidence["diagnosis"])
-    assert channels(diagnosis).shape[-2:] == ((10, 10) if shape[-1] == 1 else (8, 8) if 8 in shape else (84, 84))
-    assert (channels(diagnosis) ** 2).sum() == pytest.approx(1.0)
+    assert frames_of(diagnosis.direction, diagnosis.shape).shape[-2:] == (
+        (10, 10) if shape[-1] == 1 else (8, 8) if 8 in shape else (84, 84)
+    )
+    assert (frames_of(diagnosis.direction, diagnosis.shape) ** 2).sum() == pytest.approx(1.0)
 
 
 def test_the_channel_that_counts_most_is_named(arm, made):
