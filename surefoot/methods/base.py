@@ -1,4 +1,4 @@
-"""What every learner is: a spec, a config, and one `update` a batch."""
+"""What every learner is: a config, one `update` a batch, and a state that a resume starts from."""
 
 from __future__ import annotations
 
@@ -16,43 +16,20 @@ from surefoot.nn.normaliser import Normaliser
 from surefoot.policies.base import Policy
 
 
-class Method(ABC):
-    """Base of the learners. A subclass builds its networks in `__init__` and implements `update`.
+class Learner(ABC):
+    """Base of everything that learns by `update(batch)`: counts its steps, draws from its own generator, and can be saved.
 
-    `copies=(F,)` trains F independent seeds as one batched computation: method code touches trailing axes only, losses
-    average over the batch and are summed over copies. All randomness comes from `self.generator`.
+    What a subclass keeps as attributes (networks, optimisers, tensors, counters, generators) is its state.
     """
 
-    config_class: ClassVar[type]
-    policy: Policy
-
-    def __init__(self, spec: Spec, config: Any, copies: tuple[int, ...] = (), device: str = "cpu", seed: int = 0):
-        self.spec, self.config, self.copies, self.device = spec, config, tuple(copies), device
+    def __init__(self, device: str = "cpu", seed: int = 0):
+        self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.normaliser = Normaliser(spec, device)
         self.steps = 0  # updates done so far
-
-    @property
-    def behaviour(self) -> Policy:
-        """What explores while learning online (asked with greedy=False); the policy itself unless a method says otherwise."""
-        return self.policy
-
-    def prepare(self, logs: Sequence[Log]) -> None:
-        """Called once before training (and again on resume) with the log of each member, or one shared log.
-
-        For methods that search the data (PRDC) or need its statistics; the others ignore it.
-        """
-
-    def in_units(self, batch: Transitions) -> Transitions:
-        """The batch with scaled observations and actions in [-1, 1], which is what the networks see."""
-        action = unit_action(batch.action, self.spec.box)
-        return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)
 
     @abstractmethod
     def update(self, batch: Any) -> dict[str, Tensor]:
         """One training step; detached metrics `[*copies]`, without a host sync."""
-
-    # --- state: everything a resume needs, as flat named tensors --------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """Networks, optimisers, counters and the random state, as `{name: tensor}`."""
@@ -86,6 +63,38 @@ class Method(ABC):
                 value.detach().copy_(state[name])  # of a learned tensor too
             elif isinstance(value, int) and not isinstance(value, bool):
                 setattr(self, name, int(state[name]))
+
+
+class Method(Learner):
+    """Base of the learners for an environment, or a log of one. A subclass builds its networks in `__init__` and implements `update`.
+
+    `copies=(F,)` trains F independent seeds as one batched computation: method code touches trailing axes only, losses
+    average over the batch and are summed over copies. All randomness comes from `self.generator`.
+    """
+
+    config_class: ClassVar[type]
+    policy: Policy
+
+    def __init__(self, spec: Spec, config: Any, copies: tuple[int, ...] = (), device: str = "cpu", seed: int = 0):
+        super().__init__(device, seed)
+        self.spec, self.config, self.copies = spec, config, tuple(copies)
+        self.normaliser = Normaliser(spec, device)
+
+    @property
+    def behaviour(self) -> Policy:
+        """What explores while learning online (asked with greedy=False); the policy itself unless a method says otherwise."""
+        return self.policy
+
+    def prepare(self, logs: Sequence[Log]) -> None:
+        """Called once before training (and again on resume) with the log of each member, or one shared log.
+
+        For methods that search the data (PRDC) or need its statistics; the others ignore it.
+        """
+
+    def in_units(self, batch: Transitions) -> Transitions:
+        """The batch with scaled observations and actions in [-1, 1], which is what the networks see."""
+        action = unit_action(batch.action, self.spec.box)
+        return Transitions(self.normaliser(batch.obs), action, batch.reward, self.normaliser(batch.next_obs), batch.terminated)
 
 
 def _nested(state: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:

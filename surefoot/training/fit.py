@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.errors import CheckpointError, ConfigError, DivergedError
-from surefoot.methods.base import Method
+from surefoot.methods.base import Learner
 from surefoot.training.interrupts import Interrupts
 from surefoot.training.progress import TrainingProgress
 from surefoot.training.run import Run
@@ -27,11 +27,11 @@ class Callback(Protocol):
 
     every: int
 
-    def __call__(self, step: int, method: Method, run: Run | None) -> bool | None: ...
+    def __call__(self, step: int, method: Any, run: Run | None) -> bool | None: ...
 
 
 def fit(
-    method: Method,
+    method: Learner,
     source: Iterable[Any],
     steps: int,
     *,
@@ -144,7 +144,7 @@ def check_metrics(row: Row, step: int) -> None:
             raise DivergedError(f"training diverged: at step {step} {name} is {values[bad[0]]}{whose}.")
 
 
-def check_weights(method: Method, step: int) -> None:
+def check_weights(method: Learner, step: int) -> None:
     """Raises DivergedError if a parameter of one of the method's networks is not finite."""
     for name, network in vars(method).items():
         if isinstance(network, nn.Module) and not all(bool(p.isfinite().all()) for p in network.parameters()):
