@@ -133,6 +133,7 @@ class GroupBatch:
     rewards: Tensor  # [B, N]
     reference: Tensor  # [B, N] log-probability (sum over the completion) under the reference
     old: Tensor | None = None  # [B, N] under the policy that drew them, where that is known
+    forced: Tensor | None = None  # [B, N] first tokens of each completion that were given and not drawn
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
@@ -141,8 +142,8 @@ class GroupBatch:
         """Some of the prompts with their groups, in the given order."""
         n, index = self.rewards.shape[1], torch.as_tensor(groups, dtype=torch.int64)
         rows = [g * n + i for g in groups for i in range(n)]
-        old = None if self.old is None else self.old[index]
-        return GroupBatch(self.completions.select(rows), self.rewards[index], self.reference[index], old)
+        old, forced = (None if x is None else x[index] for x in (self.old, self.forced))
+        return GroupBatch(self.completions.select(rows), self.rewards[index], self.reference[index], old, forced)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -31,6 +31,10 @@ class Learner(ABC):
     def update(self, batch: Any) -> dict[str, Tensor]:
         """One training step; detached metrics `[*copies]`, without a host sync."""
 
+    def agreed(self, flag: bool) -> bool:
+        """Whether any of the processes that train this together raises the flag (to stop); alone, the flag itself."""
+        return flag
+
     def state_dict(self) -> dict[str, Tensor]:
         """Networks, optimisers, counters and the random state, as `{name: tensor}`."""
         state: dict[str, Tensor] = {}

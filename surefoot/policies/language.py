@@ -55,7 +55,7 @@ class LanguagePolicy(nn.Module):
         super().__init__()
         self.model: Any = model
         self.tokenizer, self.precision = tokenizer, precision
-        _without_dropout(model)
+        without_dropout(model)
         self._plain = _plain(self.causal)  # whether logits are one linear layer of the last states
 
     # --- what it is made of -------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class LanguagePolicy(nn.Module):
         device: str = "cpu",
         trust: bool = False,
     ) -> LanguagePolicy:
-        """The model and tokenizer of a folder that `save_pretrained` made, or of a Hugging Face id.
+        """The model and tokenizer of a folder that `save_pretrained` made, or of a Hugging Face id; an adapter's is merged into its base.
 
         With `precision` bf16 the forward pass is computed in bfloat16; weights that are trained stay float32, the frozen ones below
         an adapter are bfloat16. `trust` lets a model bring Python code of its own. Raises PolicyError if it cannot be loaded.
@@ -79,9 +79,11 @@ class LanguagePolicy(nn.Module):
         frozen = torch.bfloat16 if lora is not None and precision == "bf16" else torch.float32
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=frozen, trust_remote_code=trust, use_safetensors=True
-            )
+            settings = {"dtype": frozen, "trust_remote_code": trust, "use_safetensors": True}
+            model = transformers.AutoModelForCausalLM.from_pretrained(str(source), **settings)
+            if getattr(model, "_hf_peft_config_loaded", False):  # the source is an adapter, which was put into the layers of its base
+                base = next(iter(model.peft_config.values())).base_model_name_or_path
+                model = _merged(transformers.AutoModelForCausalLM.from_pretrained(base, **settings), source)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise PolicyError(
                 f"{source} is no causal language model that transformers can load ({_first_line(error)}): give a folder made by "
@@ -334,6 +336,15 @@ def _transformers() -> Any:
     return transformers
 
 
+def _merged(base: Any, adapter: str | Path) -> Any:
+    """The base with the adapter's product added to its weights."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise MissingExtraError("peft", "language") from None
+    return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+
+
 def _adapted(model: Any, lora: LoraOptions) -> Any:
     """The model with a new adapter in its layers. Raises PolicyError if it has no layer of the given names."""
     try:
@@ -356,7 +367,8 @@ def _adapted(model: Any, lora: LoraOptions) -> Any:
         raise PolicyError(f"the model has no layers called {lora.targets} ({_first_line(error)}): name others, or all-linear.") from None
 
 
-def _without_dropout(model: nn.Module) -> None:
+def without_dropout(model: nn.Module) -> None:
+    """Switch all dropout of a Hugging Face model off."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -376,8 +388,8 @@ def _plain(causal: Any) -> bool:
     causal.eval()
     with torch.no_grad():
         tokens = torch.zeros(1, 2, dtype=torch.int64, device=next(causal.parameters()).device)
-        states = causal.base_model(input_ids=tokens, use_cache=False)[0]
-        logits = causal(input_ids=tokens, use_cache=False).logits
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        states, logits = causal.base_model(**inputs, use_cache=False)[0], causal(**inputs, use_cache=False).logits
         agree = torch.allclose(head(states).float(), logits.float(), rtol=1e-4, atol=1e-4)
     causal.train(was_training)
     return agree

@@ -71,20 +71,33 @@ class Aligner(Learner):
     """Base of the learners on language models: the policy, its optimiser, and `descend`.
 
     `total` is the number of updates that the schedule of the learning rate is laid over. With an `accelerator` (of Hugging Face's
-    Accelerate) the policy may be spread over processes.
+    Accelerate) the policy may be spread over processes. A method that trains more than the policy gives the whole `network`, and
+    `groups` of parameters for the optimiser; a group's "scale" multiplies its learning rate.
     """
 
     config_class: ClassVar[type]
     learns_from: ClassVar[Literal["pairs", "scored", "prompts"]]
 
-    def __init__(self, policy: LanguagePolicy, config: Any, tuning: Tuning, total: int, *, accelerator: Any = None, seed: int = 0):
+    def __init__(
+        self,
+        policy: LanguagePolicy,
+        config: Any,
+        tuning: Tuning,
+        total: int,
+        *,
+        network: nn.Module | None = None,
+        groups: Sequence[dict[str, Any]] | None = None,
+        accelerator: Any = None,
+        seed: int = 0,
+    ):
         super().__init__(str(policy.device), seed)
         self.policy, self.config, self.tuning, self.total = policy, config, tuning, total
         self.accelerator = accelerator
-        self._network: Any = policy  # what a forward pass with gradients goes through
-        self.optimiser = torch.optim.AdamW(self._trained(), lr=tuning.lr, weight_decay=tuning.weight_decay, betas=(0.9, 0.999))
+        self._network: Any = policy if network is None else network  # what a forward pass with gradients goes through
+        groups = [{"params": trained(policy)}] if groups is None else groups
+        self.optimiser = torch.optim.AdamW(groups, lr=tuning.lr, weight_decay=tuning.weight_decay, betas=(0.9, 0.999))
         if accelerator is not None:
-            self._network, self.optimiser = accelerator.prepare(policy, self.optimiser)
+            self._network, self.optimiser = accelerator.prepare(self._network, self.optimiser)
 
     def token_logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """Log-probabilities `[B, T]` that a gradient can be taken of: those of the policy, through whatever spreads it over processes."""
@@ -93,9 +106,6 @@ class Aligner(Learner):
     def logprobs(self, completions: Completions) -> Tensor:
         """Log-probability of each completion `[B]`, with gradient."""
         return self.token_logprobs(completions.padded(self.policy.pad, device=self.policy.device)).sum(-1)
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.policy.parameters() if p.requires_grad]
 
     def descend(self, parts: Sequence[Part], loss: Callable[[Part], tuple[Tensor, Metrics]]) -> Metrics:
         """One step of the optimiser on a batch in parts.
@@ -115,7 +125,7 @@ class Aligner(Learner):
         length = self._clip()
         rate = learning_rate(self.tuning, self.steps, self.total)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         self.optimiser.step()
         self.steps += 1
         return self._over_processes(sums) | {"gradient": length.detach(), "lr": torch.tensor(rate)}
@@ -143,8 +153,14 @@ class Aligner(Learner):
     def _clip(self) -> Tensor:
         longest = self.tuning.clip or math.inf
         if self.accelerator is None:
-            return nn.utils.clip_grad_norm_(self._trained(), longest)
-        return self.accelerator.clip_grad_norm_(self._network.parameters(), longest)
+            return nn.utils.clip_grad_norm_(trained(self._network), longest)
+        return self.accelerator.clip_grad_norm_(trained(self._network), longest)
+
+    def agreed(self, flag: bool) -> bool:
+        """Whether any process raises the flag: a signal reaches them at different steps."""
+        if self.processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.policy.device), "sum") > 0.0)
 
     def _over_processes(self, sums: Metrics) -> Metrics:
         if self.processes == 1:
@@ -164,10 +180,16 @@ class Aligner(Learner):
         super().load_state_dict({name: value for name, value in super().state_dict().items() if name in left_out} | state)
 
     def _left_out(self) -> set[str]:
-        """Names of weights that are frozen, or those of the policy under another name."""
+        """Names of weights that are frozen, and those of the network as a whole, whose parts are there under their own names."""
         found: set[str] = set()
         for name, network in vars(self).items():
-            if isinstance(network, nn.Module):
-                trained = {k for k, p in network.named_parameters(remove_duplicate=False) if p.requires_grad}
-                found |= {f"{name}.{k}" for k in network.state_dict() if name == "_network" or k not in trained}
+            if name == "_network":
+                found |= {f"{name}.{k}" for k in network.state_dict()}
+            elif isinstance(network, nn.Module):
+                found |= {f"{name}.{k}" for k, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
         return found
+
+
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [p for p in network.parameters() if p.requires_grad]
