@@ -12,6 +12,7 @@ VERBS = {
     "methods": "what is implemented, and what each method learns from",
     "data": "inspect, convert, collect or make a log",
     "train": "learn a policy from a log or in an environment",
+    "align": "align a language model on preferences, scores or rewards",
     "evaluate": "returns of policies, with confidence intervals",
     "compare": "policies against each other, with tests",
     "certify": "a lower bound on the return under observation attacks",

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.cli.evaluate import evaluate, finite, number, table, words
+from surefoot.cli.language_subjects import is_language
 from surefoot.cli.subjects import load_subjects
 from surefoot.errors import ConfigError
 from surefoot.evaluation.statistics import holm, probability_of_improvement, welch
@@ -23,6 +24,9 @@ from surefoot.evaluation.statistics import holm, probability_of_improvement, wel
 class Options:
     """Play each policy under the same seed and compare every pair: difference of mean returns with Welch's test (p-values
     corrected for the number of pairs by Holm's method) and the probability that one does better than the other.
+
+    Language models (runs of `surefoot align`, folders of Hugging Face's format) are asked prompts instead:
+    `surefoot compare --prompts --help` has the options for them.
 
     Fleets are compared by their members' mean returns (a statement about methods), single policies by their episodes (a
     statement about these policies alone).
@@ -48,6 +52,10 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Entry of the verb; returns the exit code."""
+    if "--prompts" in argv or any(is_language(word) for word in argv):
+        from surefoot.cli.compare_language import main as compare_language
+
+        return compare_language(argv)
     options = tyro.cli(Options, args=argv, prog="surefoot compare")
     if len(options.policies) < 2:
         raise ConfigError(f"{len(options.policies)} policies were named: a comparison needs two or more.")

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from surefoot import __version__
 from surefoot.errors import ConfigError
+from surefoot.evaluation.reporting.aligned import LEAD, NOTE, aligned, aligned_said, comparisons, read_comparison, section
 from surefoot.evaluation.reporting.arms import Arm, folder_name, portable, read_arms, without_folder
 from surefoot.evaluation.reporting.at_inputs import at_inputs, certified_at_inputs, inputs_said
 from surefoot.evaluation.reporting.blocks import RANGE, Column, Group, Table, estimate, groups, legend, named, place
@@ -39,17 +40,18 @@ TOLERANCE = Tolerance()
 def report_for_runs(folders: Sequence[str | Path], out: str | Path, *, tolerance: Tolerance = TOLERANCE, card: bool = False) -> Path:
     """Write the report of some run folders to `out`, or their robustness cards alone; what a run lacks is said there.
 
-    `tolerance` is what the cards hold returns against. Raises ConfigError if no folder is named, or for the card of a classifier,
+    `tolerance` is what the cards hold returns against. Raises ConfigError if no folder is named, or for the card of what does not act,
     CheckpointError for a folder that is not a run, or if `out` cannot be written.
     """
     if not folders:
         raise ConfigError("no run was named: a report is about one or more run folders.")
     arms = read_arms(folders)
-    classifier = next((arm for arm in arms if arm.classifies), None)
-    if card and classifier is not None:
+    other = next((arm for arm in arms if not arm.acts), None)
+    if card and other is not None:
+        what, has = ("a classifier", "certified") if other.classifies else ("a language model", "known of it")
         raise ConfigError(
-            f"{classifier.folder} is the run of a classifier: a robustness card is about a policy's returns. Its report has what is"
-            " certified: leave --card out."
+            f"{other.folder} is the run of {what}: a robustness card is about a policy's returns. Its report has what is {has}: leave"
+            " --card out."
         )
     page = render_cards(arms, tolerance) if card else render(arms, tolerance)
     with replacing_file(Path(out)) as new:
@@ -72,13 +74,26 @@ def render_cards(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
     )
 
 
+def comparison_page(found: Mapping[str, Any]) -> str:
+    """What `surefoot compare` found out about language models (JSON values), as a page. Raises ConfigError for anything else."""
+    one = read_comparison([], found)
+    if one is None:
+        raise ConfigError("this is no comparison of language models that could be shown: take what `surefoot compare --json` prints.")
+    names = [model.name for model in one.models]
+    template = _environment().get_template("aligned_page.html.j2")
+    own = {"lead": LEAD, "comparisons": [section(one)], "training": None, "note": NOTE}
+    lead = f"{plural(len(names), 'model')} compared on held-out prompts."
+    return template.render(version=__version__, title=listed(names), lead=lead, section=own, command=written(found.get("command")))
+
+
 def render(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
     """The page as text."""
     found = groups(arms)
     parts: dict[str, Any] = {
         "card": cards(arms, tolerance),
         "inputs": certified_at_inputs(arms),
-        "summary": _summary([arm for arm in arms if not arm.classifies]),
+        "aligned": aligned(arms),
+        "summary": _summary([arm for arm in arms if arm.acts]),
         "curves": learning_curves(found),
         "returns": final_returns(found),
         "robustness": robustness(arms),
@@ -92,13 +107,13 @@ def render(arms: Sequence[Arm], tolerance: Tolerance = TOLERANCE) -> str:
         lead=_lead(arms, found),
         contents=[(where, name) for where, name in CONTENTS if parts.get(where, True)],
         findings=[said for group in found if group.env for said in returns_said(group.name, group.arms)]
-        + [*certified_said(arms), *inputs_said(arms)],
+        + [*certified_said(arms), *inputs_said(arms), *aligned_said(arms)],
         missing=_missing(arms),
         summary_note=SUMMARY_NOTE,
         sources=_sources(arms),
         curves_note=CURVES_NOTE,
         runs=_runs(arms),
-        glossary=[entry for entry in GLOSSARY if not all(arm.classifies for arm in arms)] + (AT_INPUTS if parts["inputs"] else []),
+        glossary=[entry for entry in GLOSSARY if any(arm.acts for arm in arms)] + (AT_INPUTS if parts["inputs"] else []),
         **parts,
     )
 
@@ -119,7 +134,7 @@ def _title(arms: Sequence[Arm]) -> str:
 
 
 def _missing(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    return [(arm.label, sentence) for arm in arms for sentence in [*arm.problems, *unread(arm), *_not_certified(arm)]]
+    return [(arm.label, sentence) for arm in arms for sentence in [*arm.problems, *unread(arm), *_not_certified(arm), *_not_compared(arm)]]
 
 
 def _not_certified(arm: Arm) -> list[Markup]:
@@ -129,6 +144,14 @@ def _not_certified(arm: Arm) -> list[Markup]:
     return [Markup("nothing is certified: run <code>surefoot certify {}</code>.").format(portable(shlex.quote(arm.reference)))]
 
 
+def _not_compared(arm: Arm) -> list[Markup]:
+    """Of a language model that has been trained: how to find out what it is worth."""
+    if not (arm.speaks and arm.result) or comparisons([arm]):
+        return []
+    told = Markup("it was not asked anything: run <code>surefoot compare {} --prompts HELD_OUT --reward REWARD</code>.")
+    return [told.format(portable(shlex.quote(arm.reference)))]
+
+
 # --- summary --------------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +159,8 @@ def _lead(arms: Sequence[Arm], found: Sequence[Group]) -> str:
     runs = f"{plural(len(arms), 'run')}"
     where = [f"judged in {listed(names)}"] if (names := [group.name for group in found if group.env]) else []
     where += ["certified at inputs"] if at_inputs(arms) else []
-    alone = [] if all(arm.classifies for arm in arms) else ["judged from the log alone"]
+    where += ["compared on held-out prompts"] if comparisons(arms) else []
+    alone = ["judged from the log alone"] if any(arm.acts for arm in arms) else []
     return f"{', '.join([runs, *([listed(where)] if where else alone)])}."
 
 
@@ -163,12 +187,15 @@ def _learned_from(arm: Arm) -> str:
     data = arm.config.get("data")
     if isinstance(data, str) and data:
         return Path(data).name if "/" in data or "\\" in data else data
+    if arm.speaks:
+        return "a reward"
     return f"acting in {arm.env}" if arm.env else "–"
 
 
 CONTENTS = [
     ("card", "Robustness"),
     ("inputs", "Certified at inputs"),
+    ("aligned", "Language models"),
     ("summary", "Summary"),
     ("data", "Data"),
     ("curves", "Learning curves"),
@@ -242,7 +269,7 @@ def _facts(arm: Arm) -> list[tuple[str, Any]]:
             facts.append((name.replace("_", " "), _value(value)))
     if arm.fingerprint:
         facts.append(("fingerprint", Markup("<code>{}…</code>").format(arm.fingerprint[:16])))
-    settings = {} if arm.classifies else {"noise on observations": "noise", "frames seen at once": "frame_stack"}
+    settings = {} if not arm.acts else {"noise on observations": "noise", "frames seen at once": "frame_stack"}
     facts += [(name, _value(arm.config[key])) for name, key in settings.items() if arm.config.get(key) not in (None, 0.0, 1)]
     weighting = arm.result.get("weighting")
     facts += [(f"weights: {name}", _value(value)) for name, value in flat(weighting if isinstance(weighting, Mapping) else {})]

@@ -73,6 +73,20 @@ def mean_interval(x: Sequence[float] | np.ndarray, level: float = 0.95, seed: in
     return _bootstrap(x, lambda draws: draws.mean(-1), level, seed)
 
 
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
+    """Share of `successes` in `n` trials and Wilson's score interval, which keeps a width where all succeed or none does.
+
+    Half a success (a tie) counts as such; the interval is then wider than it had to be. Raises DataError for a count outside [0, n].
+    """
+    if n < 1 or not 0.0 <= successes <= n:
+        raise DataError(f"{successes} successes in {n} trials: there must be a trial, and no more successes than trials.")
+    z = float(stats.norm.ppf(0.5 + _check_level(level) / 2))
+    share, weight = successes / n, z * z / n
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * np.sqrt(share * (1 - share) / n + weight / (4 * n)) / (1 + weight)
+    return Interval(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)))
+
+
 def iqm(x: Sequence[float] | np.ndarray) -> float:
     """Interquartile mean: the mean of the middle half of all values (floor(n/4) are cut at each end), of any shape."""
     x = np.asarray(x)

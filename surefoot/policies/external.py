@@ -6,9 +6,7 @@ they come from.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from surefoot.data.spec import Continuous, Discrete, Spec
 from surefoot.errors import MissingExtraError, PolicyError
+from surefoot.own_code import python_object
 from surefoot.policies.base import Memory, Policy, check_member
 
 
@@ -151,20 +150,10 @@ def _choose(output: Tensor, spec: Spec) -> Tensor:
 
 
 def load_python(text: str, spec: Spec | None) -> Policy:
-    """`module:name`, imported from the working directory or the path: one of our policies, a torch module, an object with `act`,
-    or a function of a batch of observations. Its code runs, as with any import.
+    """`module:name` or `file.py:name` (see `own_code`): one of our policies, a torch module, an object with `act`, or a function of a
+    batch of observations. Its code runs, as with any import.
     """
-    module_name, _, name = text.partition(":")
-    if not module_name or not name:
-        raise PolicyError(f"python:{text}: write python:MODULE:NAME, for example python:my_agents:controller.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the working directory, as `python -m` does
-    try:
-        found = getattr(import_module(module_name), name, None)
-    except ModuleNotFoundError as error:
-        raise PolicyError(f"python:{text}: there is no module {error.name!r} here or among the installed packages.") from None
-    if found is None:
-        raise PolicyError(f"python:{text}: the module {module_name!r} has no {name!r}.")
+    found = python_object(text, PolicyError, example="my_agents:controller")
     if isinstance(found, Policy):
         return found
     if spec is None:

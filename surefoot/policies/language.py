@@ -8,10 +8,8 @@ rather than `generate`, because a run must draw from its own generator to resume
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,30 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.data.completions import Completions, Ids, Sequences, micro_batches
-from surefoot.errors import ConfigError, MissingExtraError, PolicyError
+from surefoot.errors import ConfigError
 from surefoot.nn.token_logprobs import token_logprobs
+from surefoot.policies.language_models import LoraOptions, is_plain, load_causal, takes, without_dropout
 
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """A low-rank adapter, which is trained in place of the model's own weights (Hu et al., arXiv 2106.09685v2)."""
-
-    rank: int = 16
-    """Rank of the two factors."""
-    alpha: float = 32.0
-    """Their product is scaled by alpha / rank."""
-    dropout: float = 0.0
-    """Of the adapter's input; anything but 0 makes log-probabilities differ from the cached ones."""
-    targets: str = "all-linear"
-    """Layers that get one: all-linear, or names separated by commas (q_proj,v_proj)."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"the rank of the adapter is {self.rank}: it must be at least 1.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"the dropout of the adapter is {self.dropout}: it must be at least 0 and below 1.")
 
 
 class LanguagePolicy(nn.Module):
@@ -56,7 +35,7 @@ class LanguagePolicy(nn.Module):
         self.model: Any = model
         self.tokenizer, self.precision = tokenizer, precision
         without_dropout(model)
-        self._plain = _plain(self.causal)  # whether logits are one linear layer of the last states
+        self._plain = is_plain(self.causal)  # whether logits are one linear layer of the last states
 
     # --- what it is made of -------------------------------------------------------------------------------------------
 
@@ -70,32 +49,13 @@ class LanguagePolicy(nn.Module):
         device: str = "cpu",
         trust: bool = False,
     ) -> LanguagePolicy:
-        """The model and tokenizer of a folder that `save_pretrained` made, or of a Hugging Face id; an adapter's is merged into its base.
+        """The model and tokenizer of a folder that `save_pretrained` made, or of a Hugging Face id; an adapter is merged into its base.
 
         With `precision` bf16 the forward pass is computed in bfloat16; weights that are trained stay float32, the frozen ones below
         an adapter are bfloat16. `trust` lets a model bring Python code of its own. Raises PolicyError if it cannot be loaded.
         """
-        transformers = _transformers()
-        frozen = torch.bfloat16 if lora is not None and precision == "bf16" else torch.float32
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust)
-            settings = {"dtype": frozen, "trust_remote_code": trust, "use_safetensors": True}
-            model = transformers.AutoModelForCausalLM.from_pretrained(str(source), **settings)
-            if getattr(model, "_hf_peft_config_loaded", False):  # the source is an adapter, which was put into the layers of its base
-                base = next(iter(model.peft_config.values())).base_model_name_or_path
-                model = _merged(transformers.AutoModelForCausalLM.from_pretrained(base, **settings), source)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise PolicyError(
-                f"{source} is no causal language model that transformers can load ({_first_line(error)}): give a folder made by "
-                "save_pretrained, with the tokenizer's files and weights as safetensors, or a model id."
-            ) from None
-        if lora is not None:
-            model = _adapted(model, lora)
-        if gradient_checkpointing:
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # before 5.20
-            enable()
-            if lora is not None:
-                model.enable_input_require_grads()
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        model, tokenizer = load_causal(source, lora=lora, dtype=dtype, gradient_checkpointing=gradient_checkpointing, trust=trust)
         return LanguagePolicy(model.to(device), tokenizer, precision=precision).train()
 
     @property
@@ -187,7 +147,7 @@ class LanguagePolicy(nn.Module):
         """Arguments of a forward pass. Padding on the right needs no mask: nothing that counts looks ahead."""
         if bool(sequences.attention[:, 0].all()):
             return {"input_ids": sequences.tokens, "attention_mask": torch.ones_like(sequences.tokens)}
-        places = {"position_ids": sequences.positions} if _takes(self.causal, "position_ids") else {}
+        places = {"position_ids": sequences.positions} if takes(self.causal, "position_ids") else {}
         return {"input_ids": sequences.tokens, "attention_mask": sequences.attention.long(), **places}
 
     def _autocast(self) -> Any:
@@ -245,11 +205,11 @@ class LanguagePolicy(nn.Module):
         forced: Sequence[Ids] | None,
     ) -> list[Ids]:
         """The tokens that follow each row, with the keys and values of what came before kept."""
-        key = "cache" if _takes(self.causal, "cache") else "past_key_values"  # its name before transformers 5.20
+        key = "cache" if takes(self.causal, "cache") else "past_key_values"  # its name before transformers 5.20
         ends = torch.tensor(self.ends, device=self.device, dtype=torch.int64)
         attention, position = start.attention.long(), start.positions[:, -1:]
-        places = {"position_ids": start.positions} if _takes(self.causal, "position_ids") else {}
-        last = {"logits_to_keep": 1} if _takes(self.causal, "logits_to_keep") else {}
+        places = {"position_ids": start.positions} if takes(self.causal, "position_ids") else {}
+        last = {"logits_to_keep": 1} if takes(self.causal, "logits_to_keep") else {}
         output = self.causal(input_ids=start.tokens, attention_mask=attention, use_cache=True, **places, **last)
         cache, logits = getattr(output, key), output.logits[:, -1].repeat_interleave(n, 0)
         cache.batch_repeat_interleave(n)
@@ -323,81 +283,3 @@ def _forced(token: Tensor, forced: Sequence[Ids], step: int) -> Tensor:
     """The drawn tokens, or those that are forced at this step."""
     own = token.tolist()
     return torch.tensor([ids[step] if step < len(ids) else own[i] for i, ids in enumerate(forced)], device=token.device)
-
-
-# --- models of Hugging Face -------------------------------------------------------------------------------------------
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", "language") from None
-    return transformers
-
-
-def _merged(base: Any, adapter: str | Path) -> Any:
-    """The base with the adapter's product added to its weights."""
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise MissingExtraError("peft", "language") from None
-    return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-
-
-def _adapted(model: Any, lora: LoraOptions) -> Any:
-    """The model with a new adapter in its layers. Raises PolicyError if it has no layer of the given names."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise MissingExtraError("peft", "language") from None
-    targets = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
-    transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2's layers hold [in, out]
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=transposed,
-    )
-    try:
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
-    except ValueError as error:
-        raise PolicyError(f"the model has no layers called {lora.targets} ({_first_line(error)}): name others, or all-linear.") from None
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Switch all dropout of a Hugging Face model off."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
-
-
-def _plain(causal: Any) -> bool:
-    """Whether the output embedding alone makes the logits of the last states: not if the model has a soft cap or a scale there.
-
-    The model is asked rather than its kind looked up: both ways of computing two tokens' logits must agree.
-    """
-    head = causal.get_output_embeddings()
-    if head is None or not hasattr(causal, "base_model"):
-        return False
-    was_training = causal.training
-    causal.eval()
-    with torch.no_grad():
-        tokens = torch.zeros(1, 2, dtype=torch.int64, device=next(causal.parameters()).device)
-        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-        states, logits = causal.base_model(**inputs, use_cache=False)[0], causal(**inputs, use_cache=False).logits
-        agree = torch.allclose(head(states).float(), logits.float(), rtol=1e-4, atol=1e-4)
-    causal.train(was_training)
-    return agree
-
-
-def _takes(model: Any, argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

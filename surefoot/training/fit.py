@@ -70,7 +70,7 @@ def fit(
                     raise ConfigError(f"the source ended after {method.steps} steps, but {steps} were asked for: give it more.")
                 latest |= method.update(batch)
                 step = method.steps
-                stopping = interrupts.asked  # looked at once, so that what follows agrees
+                stopping = method.agreed(interrupts.asked)  # looked at once, so that what follows agrees
                 if _due(log_every, before, step) or step >= steps:
                     row = numbers(latest)
                     check_metrics(row, step)
@@ -158,7 +158,7 @@ def _diverged(error: DivergedError, run: Run | None) -> str:
         return f"{str(error).rstrip('.')}; {advice}"
     if run.saved_step is None:
         return f"{str(error).rstrip('.')}; nothing had been saved in {run.folder} yet: {advice}"
-    use = f" (`surefoot train --resume {run.folder} --steps {run.saved_step}` makes a policy of it)" if "command" in run.config else ""
+    use = f" (`{run.resumed_by} --steps {run.saved_step}` makes a policy of it)" if "command" in run.config else ""
     return f"{str(error).rstrip('.')}; {run.folder / 'checkpoint'} keeps step {run.saved_step}, from before{use}: {advice}"
 
 

@@ -80,6 +80,16 @@ class Arm:
         return self.method in _ROWS and IMAGES in _ROWS[self.method].learns_from
 
     @property
+    def speaks(self) -> bool:
+        """It is a language model: it acts nowhere either."""
+        return isinstance(self.config.get("model"), str)
+
+    @property
+    def acts(self) -> bool:
+        """It is a policy that acts, whose worth is its return."""
+        return not (self.classifies or self.speaks)
+
+    @property
     def reference(self) -> str:
         """What names the run on a command line; of a folder elsewhere only its last part, since a page is sent around."""
         folder = self.folder
@@ -173,7 +183,9 @@ def _read(folder: Path, place: int) -> Arm:
     if result is None:
         of = f" of {arm.config['steps']:,}" if isinstance(arm.config.get("steps"), int) else ""
         done = f"the last logged update is {arm.steps_done:,}{of}" if arm.steps_done else "no update has been logged yet"
-        nothing = "nothing is certified yet" if arm.classifies else "there are no final returns"
+        nothing = (
+            "nothing is certified yet" if arm.classifies else "its model is not there yet" if arm.speaks else "there are no final returns"
+        )
         problems.append(f"training has not finished ({done}): {nothing}.")
     elif arm.last is None and arm.env:
         problems.append("result.json holds no final returns.")

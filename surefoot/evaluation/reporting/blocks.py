@@ -44,7 +44,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """The arms that were judged in one environment under one limit of steps (`env` None: in none), or the classifiers."""
+    """The arms that were judged in one environment under one limit of steps (`env` None: in none), the classifiers, or the language
+    models."""
 
     name: str
     env: str | None
@@ -55,7 +56,8 @@ def groups(arms: Sequence[Arm]) -> list[Group]:
     """Arms by environment, in the order of the report."""
     found: dict[tuple[str | None, str], list[Arm]] = {}
     for arm in arms:
-        name = "Classifiers" if arm.classifies else place(arm.env, arm.max_steps if arm.env else None)
+        without = "Classifiers" if arm.classifies else "Language models"
+        name = place(arm.env, arm.max_steps if arm.env else None) if arm.acts else without
         found.setdefault((arm.env, name), []).append(arm)
     return [Group(name, env, own) for (env, name), own in found.items()]
 

@@ -166,7 +166,7 @@ def norms(dossier: Dossier) -> dict[str, list[Attacked]]:
 
 def dossiers(arms: Sequence[Arm]) -> list[Dossier]:
     """One for each policy that there is evidence about, and one for each run without any. Classifiers act nowhere, and have none."""
-    return [dossier for arm in arms if not arm.classifies for dossier in _of_run(arm)]
+    return [dossier for arm in arms if arm.acts for dossier in _of_run(arm)]
 
 
 def _of_run(arm: Arm) -> list[Dossier]:

@@ -1,6 +1,7 @@
 """What `surefoot stress`, `diagnose` and `certify --actions` leave in a run's `evidence/` folder, as the robustness card needs it.
 
-Attacks and certificates of returns are read by `robustness.py`, certificates at single inputs by `at_inputs.py`. A file of another
+Attacks and certificates of returns are read by `robustness.py`, certificates at single inputs by `at_inputs.py`, comparisons of language
+models by `aligned.py`. A file of another
 form is passed over: `unread` names it.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from surefoot.evaluation.reporting.aligned import read_comparison
 from surefoot.evaluation.reporting.arms import Arm
 from surefoot.evaluation.reporting.at_inputs import read_at_inputs
 from surefoot.evaluation.reporting.drawing import number
@@ -125,8 +127,12 @@ def pieces(arm: Arm, stem: str, data: Mapping[str, Any]) -> list[Evidence]:
 
 def unread(arm: Arm) -> list[str]:
     """A sentence for each file of the evidence that is of another form than the verbs write."""
-    lost = [stem for stem, data in arm.evidence.items() if not (read_at_inputs(arm, stem, data) or pieces(arm, stem, data))]
+    lost = [stem for stem, data in arm.evidence.items() if not _read(arm, stem, data)]
     return [f"evidence/{stem}.json is of another form than this version writes, and was left out." for stem in lost]
+
+
+def _read(arm: Arm, stem: str, data: Mapping[str, Any]) -> bool:
+    return bool(read_at_inputs(arm, stem, data) or read_comparison([arm], data) or pieces(arm, stem, data))
 
 
 # --- one reader a kind; each raises one of MALFORMED ----------------------------------------------------------------

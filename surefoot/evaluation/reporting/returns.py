@@ -16,21 +16,29 @@ from surefoot.evaluation.reporting.findings import Pair, Unit, listed, p_words, 
 
 SHOWN = 4  # charts of metrics that are open at once
 POINTS = 250  # of a curve, at most
+TOLD = ("reward", "kl", "margin", "accuracy")  # of a language model first
 
 
 # --- while training -------------------------------------------------------------------------------------------------
 
 
 def learning_curves(found: Sequence[Group]) -> list[dict[str, Any]]:
-    """For each environment the returns while training, then the other metrics, losses first."""
+    """For each environment the returns while training, then the other metrics, losses first; of language models what they earn."""
     sections = []
     for group in found:
         names = list(dict.fromkeys(name for arm in group.arms for name in arm.series))
-        names.sort(key=lambda name: (name != RETURN, not name.startswith("eval/"), "loss" not in name))  # stable: else as logged
+        speaks = all(arm.speaks for arm in group.arms)
+        names.sort(key=lambda name: (name != RETURN, _of_language(name) if speaks else 0, not name.startswith("eval/"), "loss" not in name))
         drawn = [_metric(name, [arm for arm in group.arms if name in arm.series]) for name in names]
         if drawn:
             sections.append({"name": group.name, "first": drawn[:SHOWN], "more": drawn[SHOWN:]})
     return sections
+
+
+def _of_language(name: str) -> int:
+    """The place of a metric among those of a language model's training; those that are not named keep the order of the log."""
+    last = name.split("/")[-1]
+    return TOLD.index(last) if last in TOLD else len(TOLD)
 
 
 def _metric(name: str, arms: Sequence[Arm]) -> Figure:
