@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,14 +13,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from surefoot.cli.data_texts import inspect_texts
 from surefoot.cli.evaluate import finite, number
 from surefoot.data.log import Log
 from surefoot.data.statistics import Feature, Statistics, Summary, statistics
+from surefoot.data.text_rows import is_text_data
 from surefoot.data.validation import validate
 from surefoot.data.writers import check_place, write_log
 from surefoot.envs.making import env_spaces
 from surefoot.errors import ConfigError, UnknownNameError
 from surefoot.recipes.registry import RECIPES, make_log, open_log
+from surefoot.recipes.worlds import WORLDS, make_world
 
 SHOWN = ("0.25", "0.5", "0.75")
 """Quantiles in the table; --json has more."""
@@ -27,14 +31,20 @@ SHOWN = ("0.25", "0.5", "0.75")
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what is in a log (counts, returns, ranges, marks) and what about it looks odd, after checking every number of it."""
+    """Say what is in a log (counts, returns, ranges, marks) or in texts (pairs, scored completions, prompts) and what about it looks
+    odd, after checking every number or row of it."""
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="LOG")] = None
-    """HDF5 (D4RL layout), npz, CSV, Parquet, a folder of Parquet, a packed log, minari:ID, or a recipe's name."""
+    """HDF5 (D4RL layout), npz, CSV, Parquet, a folder of Parquet, a packed log, minari:ID, or a recipe's name. Texts: JSON lines,
+    Parquet, a folder of such files or one that datasets.save_to_disk wrote, or OWNER/NAME on the Hugging Face Hub."""
     env: str | None = None
     """Gymnasium environment to check the log against."""
     one_episode: bool = False
     """Accept a log that marks no episode ends, as one long episode."""
+    split: str | None = None
+    """Texts: which split of a Hugging Face data set."""
+    skip_bad: bool = False
+    """Texts: leave rows out that cannot be learned from, and count them."""
     json: bool = False
     """Print everything as JSON on standard output."""
 
@@ -81,12 +91,12 @@ class Collect:
 
 @dataclass(frozen=True)
 class Make:
-    """Make a log by one of the recipes; those that take long are kept, and their names can be given wherever a log is asked for."""
+    """Make a log by one of the recipes, or a world of text as a folder; logs that take long are kept, and can be given by their names."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = None
     """Name of the recipe (without one they are listed)."""
     out: str | None = None
-    """Where to: a file (.npz, .hdf5, .csv, .parquet), a folder's name without suffix, or minari:ID."""
+    """Where to: a file (.npz, .hdf5, .csv, .parquet), a folder's name without suffix, or minari:ID; for a world of text a new folder."""
     seed: int | None = None
     """Seed of everything in it (default: the recipe's own, which its name stands for)."""
     cache: bool = True
@@ -112,8 +122,11 @@ def main(argv: list[str]) -> int:
 
 
 def inspect(options: Inspect) -> None:
-    ref = _named(options.data, "inspect", "a log")
+    ref = _named(options.data, "inspect", "a log, or texts")
     console = Console(stderr=True)
+    if ref not in RECIPES and is_text_data(ref):
+        inspect_texts(ref, split=options.split, skip_bad=options.skip_bad, as_json=options.json, console=console)
+        return
     log = open_log(ref, progress=console.print, **_reading(options.env, options.one_episode))
     env = env_spaces(options.env) if options.env is not None else None
     found = statistics(log, env=env, env_id=options.env)
@@ -148,13 +161,21 @@ def make(options: Make) -> None:
     console = Console(stderr=True)
     if options.name is None:
         if options.json:
-            print(json.dumps({name: {"env": recipe.env_id, "about": recipe.about} for name, recipe in RECIPES.items()}, indent=2))
+            listed = {name: {"env": recipe.env_id, "about": recipe.about} for name, recipe in RECIPES.items()}
+            print(json.dumps(listed | {name: {"env": None, "about": world.about} for name, world in WORLDS.items()}, indent=2))
         else:
             table = Table("recipe", "environment", "what it is", box=None, pad_edge=False)
             for name, recipe in RECIPES.items():
                 table.add_row(name, recipe.env_id, recipe.about)
+            for name, world in WORLDS.items():
+                table.add_row(name, "text", world.about)
             Console().print(table)
         return
+    if options.name in WORLDS:
+        make_text(options, console)
+        return
+    if options.name not in RECIPES:
+        raise UnknownNameError("recipe", options.name, RECIPES | WORLDS)
     if options.out is not None:
         check_place(options.out)
     log = make_log(options.name, seed=options.seed, progress=console.print, cache=options.cache)
@@ -166,6 +187,16 @@ def make(options: Make) -> None:
     console.print(f"its name can be given wherever a log is asked for: --data {options.name}", highlight=False, markup=False)
     if options.json:
         print(json.dumps(finite(found.to_json()), indent=2))
+
+
+def make_text(options: Make, console: Console) -> None:
+    """A world of text as a folder, with what is known of it."""
+    assert options.name is not None
+    folder = Path(options.out) if options.out is not None else None
+    facts = make_world(options.name, folder, seed=options.seed, progress=lambda line: console.print(line, highlight=False, markup=False))
+    if options.json:
+        print(json.dumps({"out": options.out} | finite(facts), indent=2))
+    console.print(f"{options.name} → {options.out}: its README.md says what is in it", highlight=False, markup=False, soft_wrap=True)
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {

@@ -87,6 +87,10 @@ class Choice:
         """`[*copies, B]`, in nats."""
         return -(self.logprobs.exp() * self.logprobs).sum(-1)
 
+    def kl(self, other: Choice) -> Tensor:
+        """KL(self || other), `[*copies, B]`, in nats."""
+        return (self.logprobs.exp() * (self.logprobs - other.logprobs)).sum(-1)
+
 
 def _normal(noise: Tensor, log_std: Tensor) -> Tensor:
     """Log-density of mu + exp(log_std) noise, summed over the last axis."""

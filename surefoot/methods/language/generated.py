@@ -2,7 +2,7 @@
 
 Every draw takes the next prompts of a shuffled pass over them, N completions of each, with a reward, the reference's log-probability and
 the policy's own. Its batches are used T times, in an order of their own in each pass (`Sampling` has the switches; Tajwar et al., arXiv
-2404.14367v3, Alg. 1). Where the policy starts at its reference, the first draw is the reference's by itself.
+2404.14367v3). Where the policy starts at its reference, the first draw is the reference's by itself.
 
 A resumed source equals the uninterrupted one bit for bit: what was drawn, the order and the random state are its state. The policy's
 weights are not: they belong to the learner, which is restored beside it.

@@ -1,6 +1,6 @@
 """Who draws the responses that a policy learns from, and how often they are used: two of the three switches of a preference method.
 
-Tajwar et al., arXiv 2404.14367v3, section 3 (Alg. 1): an epoch is N responses to every prompt, used in T gradient steps. They come from
+Tajwar et al., arXiv 2404.14367v3: an epoch is N responses to every prompt, used in T gradient steps. They come from
 the reference (offline) or from the policy as it is now. Between the two lie policies that draw only every k-th epoch, for k epochs at
 once (then T passes go over the k batches), and groups of which a share is the reference's. Every arm of a study gets as many responses
 and as many steps, and in a bandit the first epoch is the reference's in all of them.
