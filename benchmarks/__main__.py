@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    align_dpo,
+    align_ppo,
     attacks,
     coverage,
     exact_adversarial,
@@ -32,6 +34,8 @@ ALONE: dict[str, Callable[[Path], None]] = {
     "rollouts": rollouts.main,
     "certificate": rollouts.certificate,
     "on_policy": on_policy.main,
+    "align_dpo": align_dpo.main,
+    "align_ppo": align_ppo.main,
     "attacks": attacks.main,
     "radii": radii.main,
     "coverage": coverage.main,

@@ -44,7 +44,7 @@ def smaller(code: str) -> str:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A folder with what the pages assume: a log of one's own, a trained run, a Stable-Baselines3 agent."""
+    """A folder with what the pages assume: a log of one's own, a trained run, a language model, texts, a Stable-Baselines3 agent."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -110,7 +110,28 @@ def own_series(folder: Path) -> None:
     np.savetxt(folder / "my_series.csv", returns, header="return", comments="")
 
 
+def own_model(folder: Path) -> None:
+    from tests.tiny_language import saved_model
+
+    saved_model(folder / "my-model")
+
+
+def own_texts(name: str, *columns: str):
+    """JSON lines with these columns: words that the model knows, six prompts of four rows."""
+
+    def make(folder: Path) -> None:
+        rows = [{column: f"w{3 * i + j}" for j, column in enumerate(columns)} | {"prompt": f"w{i} w9"} for i in range(6)]
+        rows = [row | ({"completion": f"w{k}", "score": float(k)} if "score" in columns else {}) for row in rows for k in range(4)]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return make
+
+
 NEEDS = {
+    "my-model": own_model,
+    "my_pairs.jsonl": own_texts("my_pairs.jsonl", "prompt", "chosen", "rejected"),
+    "my_scored.jsonl": own_texts("my_scored.jsonl", "prompt", "completion", "score"),
+    "my_prompts.jsonl": own_texts("my_prompts.jsonl", "prompt"),
     "my_series.csv": own_series,
     "payments.parquet": own_payments,
     "my_stages.npz": own_stages,

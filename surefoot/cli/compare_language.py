@@ -15,11 +15,11 @@ from rich.table import Table
 
 from surefoot.cli.align import quiet
 from surefoot.cli.align_settings import FLAGS, Reward
+from surefoot.cli.align_workshop import reward_of
 from surefoot.cli.evaluate import finite, number, words
 from surefoot.cli.language_subjects import LanguageSubject, language_subject, shared
 from surefoot.data.preferences import Prompts, read_preferences
 from surefoot.data.tokenising import Tokenising, check_same_vocabulary, tokenised_prompts
-from surefoot.envs.text_rewards import Checked, ClassifierOptions, load_reward
 from surefoot.errors import ConfigError
 from surefoot.evaluation.alignment import Answers, Asking, answers, compare
 from surefoot.files import replacing_file
@@ -126,7 +126,7 @@ def found_out(
     task, asking = options.task, options.asking
     asked, texts = held_out(task)
     wanted = asked_reward(options.reward, subjects)
-    reward = scorer(wanted, asked, task)
+    reward = reward_of(wanted, asked, device=task.device, trust=task.trust)
 
     def load(each: LanguageSubject) -> LanguagePolicy:
         return each.load(precision=task.precision, device=task.device, trust=task.trust)
@@ -179,23 +179,6 @@ def asked_reward(given: Reward, subjects: Sequence[LanguageSubject]) -> Reward:
         raise ConfigError("there is nothing to score answers with: name a reward (--reward python:FILE.py:NAME, or a classifier's folder).")
     known = {name: value for name, value in own.items() if hasattr(given, name) and name != "allow_code_execution"}
     return replace(given, **known)  # what a model wrote runs only where this command line says so
-
-
-def scorer(asked: Reward, prompts: Prompts, task: Task) -> Checked:
-    """The reward that was asked for."""
-    assert asked.reward is not None
-    if asked.reward == "tests":
-        from surefoot.envs.unit_tests import unit_test_reward
-
-        return unit_test_reward(prompts, asked.allow_code_execution)
-    ref = f"python:{asked.reward}" if ".py:" in asked.reward and not asked.reward.startswith("python:") else asked.reward
-    own = ClassifierOptions(
-        label=asked.reward_label,
-        scale="probability" if asked.reward_probability else "logit",
-        form=asked.reward_form,
-        truncate=asked.reward_truncate,
-    )
-    return load_reward(ref, own, device=task.device, trust=task.trust)
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from surefoot.cli.align import quiet
 from surefoot.cli.data_texts import inspect_texts
 from surefoot.cli.evaluate import finite, number
 from surefoot.data.log import Log
@@ -193,7 +194,8 @@ def make_text(options: Make, console: Console) -> None:
     """A world of text as a folder, with what is known of it."""
     assert options.name is not None
     folder = Path(options.out) if options.out is not None else None
-    facts = make_world(options.name, folder, seed=options.seed, progress=lambda line: console.print(line, highlight=False, markup=False))
+    with quiet():
+        facts = make_world(options.name, folder, seed=options.seed, progress=lambda line: console.print(line, highlight=False, markup=False))
     if options.json:
         print(json.dumps({"out": options.out} | finite(facts), indent=2))
     console.print(f"{options.name} → {options.out}: its README.md says what is in it", highlight=False, markup=False, soft_wrap=True)

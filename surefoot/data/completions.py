@@ -102,6 +102,16 @@ def concatenated(parts: Sequence[Completions]) -> Completions:
     return Completions([p for part in parts for p in part.prompts], [c for part in parts for c in part.completions])
 
 
+def prefixed(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Entries of a part's state under its name, for a checkpoint."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def within(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries that `prefixed` put under a name."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """Two completions for each of B prompts, of which one was preferred, and what is subtracted from each one's log-probability."""
@@ -149,6 +159,34 @@ class GroupBatch:
     def lengths(self) -> np.ndarray:
         """Tokens of the longest completion of each prompt, prompt included `[B]`."""
         return self.completions.lengths.reshape(self.rewards.shape).max(-1)
+
+    def packed(self) -> dict[str, Tensor]:
+        """All of it as tensors, for a checkpoint."""
+        columns = {name: x for name in COLUMNS if (x := getattr(self, name)) is not None}
+        return columns | prefixed("completions", self.completions.packed())
+
+    @staticmethod
+    def unpacked(state: dict[str, Tensor]) -> GroupBatch:
+        """What `packed` gave."""
+        columns = {name: state[name] for name in COLUMNS if name in state}
+        return GroupBatch(Completions.unpacked(within("completions", state)), **columns)
+
+
+COLUMNS = ("rewards", "reference", "old", "forced")
+"""Of a `GroupBatch`, beside its completions."""
+
+
+def joined(parts: Sequence[GroupBatch]) -> GroupBatch:
+    """The prompts of all parts, one part after the other. A column that one of them lacks is left out.
+
+    Raises DataError where groups differ in size.
+    """
+    sizes = sorted({part.rewards.shape[1] for part in parts if len(part)})
+    if len(sizes) > 1:
+        raise DataError(f"groups of {sizes} completions cannot be in one batch: draw and keep as many of each prompt.")
+    columns = {name: [x for part in parts if (x := getattr(part, name)) is not None] for name in COLUMNS}
+    whole = {name: torch.cat(each) for name, each in columns.items() if len(each) == len(parts)}
+    return GroupBatch(concatenated([part.completions for part in parts]), **whole)
 
 
 def micro_batches(lengths: np.ndarray, max_tokens: int, *, rows_each: int = 1, multiple_of: int = 1) -> list[list[int]]:

@@ -112,15 +112,18 @@ class LanguagePolicy(nn.Module):
         with self.model.disable_adapter():
             yield self
 
-    def save(self, folder: str | Path) -> None:
-        """Write model (or adapter) and tokenizer as `save_pretrained` does: an ordinary Hugging Face folder."""
-        self.model.save_pretrained(str(folder), safe_serialization=True)
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write model (or adapter) and tokenizer as `save_pretrained` does: an ordinary Hugging Face folder.
+
+        `weights` are those of `model` by name, where they are spread over processes (`nn.sharding.whole_weights`).
+        """
+        self.model.save_pretrained(str(folder), state_dict=weights, safe_serialization=True)
         self.tokenizer.save_pretrained(str(folder))
 
     # --- log-probabilities --------------------------------------------------------------------------------------------
 
     def forward(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
-        """As `token_logprobs`: what a wrapper for several processes calls."""
+        """As `token_logprobs`; called as a module, so that weights that are spread over processes are there."""
         return self.token_logprobs(sequences, temperature)
 
     def token_logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
@@ -141,7 +144,7 @@ class LanguagePolicy(nn.Module):
 
     def logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """Log-probability of each completion, the sum over its tokens `[B]`."""
-        return self.token_logprobs(sequences, temperature).sum(-1)
+        return self(sequences, temperature).sum(-1)
 
     def _inputs(self, sequences: Sequences) -> dict[str, Tensor]:
         """Arguments of a forward pass. Padding on the right needs no mask: nothing that counts looks ahead."""
@@ -249,7 +252,7 @@ class Reference:
     def token_logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """As `LanguagePolicy.token_logprobs`, without a gradient."""
         with self.policy.reference() if self.policy.adapted else nullcontext():
-            return self.policy.token_logprobs(sequences, temperature)
+            return self.policy(sequences, temperature)
 
     def logprobs(self, completions: Completions, *, max_tokens: int) -> Tensor:
         """As `completion_logprobs`."""

@@ -8,7 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("surefoot", "torch", "numpy", "scipy", "gymnasium", "mujoco", "minari", "stable-baselines3", "scikit-learn", "transformers", "peft")
+PACKAGES = (
+    "surefoot",
+    "torch",
+    "numpy",
+    "scipy",
+    "gymnasium",
+    "mujoco",
+    "minari",
+    "stable-baselines3",
+    "scikit-learn",
+    "transformers",
+    "peft",
+)
 """Distributions whose versions are recorded, where they are installed."""
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -115,8 +116,14 @@ class Run:
     def continued_by(self) -> str:
         """How to go on with this run, for messages."""
         if "command" in self.config:
-            return f"go on with `surefoot train --resume {self.folder}`"
+            return f"go on with `{self.resumed_by}`"
         return f"do the same again to go on (in Python with run=Run.open({str(self.folder)!r}))"
+
+    @property
+    def resumed_by(self) -> str:
+        """The command that goes on with this run."""
+        words = str(self.config.get("command", "")).split()
+        return f"surefoot {'align' if words[1:2] == ['align'] else 'train'} --resume {self.folder}"
 
     # --- metrics ----------------------------------------------------------------------------------------------------
 
@@ -229,7 +236,9 @@ class Run:
 def check_free(folder: Path) -> None:
     """Raises CheckpointError if a run cannot be created at `folder` because something is there."""
     if folder.is_dir() and any(folder.iterdir()):
-        go_on = f", or go on with it (surefoot train --resume {folder})" if (folder / "config.json").is_file() else ""
+        go_on = ""
+        with suppress(CheckpointError):  # it is no run
+            go_on = f", or go on with it ({Run.open(folder).resumed_by})"
         raise CheckpointError(f"{folder} exists and is not empty: choose another folder (--out){go_on}.")
 
 

@@ -57,6 +57,28 @@ def test_inspect_prints_a_table_or_json(capsys, log):
     assert found["returns"]["mean"] == pytest.approx(log.episode_returns.mean())
 
 
+def test_inspect_says_what_texts_are(capsys, tmp_path):
+    rows = [{"prompt": "p", "chosen": "yes", "rejected": "n"}, {"prompt": "q", "chosen": "", "rejected": "n"}]
+    (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert call(capsys, "inspect", "prefs.jsonl") == (
+        2,
+        "",
+        "surefoot: prefs.jsonl, line 2: field 'chosen' is an empty completion: give it text, or leave such rows out (--skip-bad).\n",
+    )
+    code, out, err = call(capsys, "inspect", "prefs.jsonl", "--skip-bad")
+    assert (code, out) == (0, "")
+    for words in (
+        "preferred and rejected completions (pairs)",
+        "1 of plain text",
+        "in 100.0% of the pairs",
+        "note: 1 of 2 rows were left out",
+    ):
+        assert words in err
+    code, out, _ = call(capsys, "inspect", "prefs.jsonl", "--skip-bad", "--json")
+    found = json.loads(out)
+    assert (code, found["kind"], found["rows"], found["lengths"]["chosen"]["mean"]) == (0, "pairs", 1, 3.0)
+
+
 def test_inspect_counts_discrete_actions_and_cuts_long_observations(capsys, tmp_path):
     write_log(record("random", "CartPole-v1", episodes=5, seed=0), tmp_path / "cart.hdf5")
     assert "2 discrete actions" in call(capsys, "inspect", "cart.hdf5")[2]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from surefoot.data.completions import Completions, Sequences
 from surefoot.errors import ConfigError
 from surefoot.methods.base import Learner
+from surefoot.nn.sharding import callable_apart, name_units, optimiser_state, spread_like, whole
 from surefoot.policies.language import LanguagePolicy
 
 Part = TypeVar("Part")
@@ -97,7 +98,9 @@ class Aligner(Learner):
         groups = [{"params": trained(policy)}] if groups is None else groups
         self.optimiser = torch.optim.AdamW(groups, lr=tuning.lr, weight_decay=tuning.weight_decay, betas=(0.9, 0.999))
         if accelerator is not None:
+            name_units(self._network, policy)
             self._network, self.optimiser = accelerator.prepare(self._network, self.optimiser)
+            callable_apart(policy, "sample")
 
     def token_logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """Log-probabilities `[B, T]` that a gradient can be taken of: those of the policy, through whatever spreads it over processes."""
@@ -128,7 +131,7 @@ class Aligner(Learner):
             group["lr"] = rate * group.get("scale", 1.0)
         self.optimiser.step()
         self.steps += 1
-        return self._over_processes(sums) | {"gradient": length.detach(), "lr": torch.tensor(rate)}
+        return self._over_processes(sums) | {"gradient": whole(length.detach()), "lr": torch.tensor(rate)}
 
     # --- one process or several -----------------------------------------------------------------------------------------
 
@@ -172,12 +175,14 @@ class Aligner(Learner):
     def state_dict(self) -> dict[str, Tensor]:
         """What is trained, the optimiser, counters and random states; frozen weights are not copied into every checkpoint."""
         left_out = self._left_out()
-        return {name: value for name, value in super().state_dict().items() if name not in left_out}
+        return {name: whole(value) for name, value in super().state_dict().items() if name not in left_out}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave, beside the frozen weights that are there."""
-        left_out = self._left_out()
-        super().load_state_dict({name: value for name, value in super().state_dict().items() if name in left_out} | state)
+        left_out, own = self._left_out(), super().state_dict()
+        state = {name: spread_like(value, own[name]) if name in own else value for name, value in state.items()}
+        state |= optimiser_state(state, "optimiser.", self.optimiser)
+        super().load_state_dict({name: value for name, value in own.items() if name in left_out} | state)
 
     def _left_out(self) -> set[str]:
         """Names of weights that are frozen, and those of the network as a whole, whose parts are there under their own names."""

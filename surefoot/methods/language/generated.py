@@ -17,17 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.data.completions import Completions, GroupBatch, Ids, concatenated
+from surefoot.data.completions import Completions, GroupBatch, Ids, concatenated, joined, prefixed, within
 from surefoot.envs.text_rewards import TextReward, checked
 from surefoot.errors import ConfigError, DataError
+from surefoot.methods.language.passes import Passes
 from surefoot.methods.language.sampling import Sampling
 from surefoot.policies.language import LanguagePolicy, Reference, completion_logprobs
 
 Prefixes = Callable[[list[int], torch.Generator], Sequence[Ids]]
 """Of prompts, by their rows: the tokens that each completion begins with, N a prompt (DR-PO's resets; empty: none)."""
-
-COLUMNS = ("rewards", "reference", "old", "forced")
-"""What a `GroupBatch` holds beside the completions."""
 
 
 class Generated:
@@ -87,7 +85,7 @@ class Generated:
         self.with_reference, self.with_old = with_reference, with_old
         self.generator = torch.Generator().manual_seed(seed)  # of prompts, orders and prefixes, and of a seed for the tokens of each draw
         self.used = 0  # batches given so far
-        self.ahead: list[int] = []  # rows of prompts that are still to come in this pass over them
+        self.passes = Passes(len(self.prompts), self.generator)
         self.drawn: GroupBatch | None = None  # all groups of a draw
         self.order = torch.zeros(0, dtype=torch.int64)  # of its groups in this pass
 
@@ -97,7 +95,7 @@ class Generated:
     def __next__(self) -> GroupBatch:
         s, size = self.sampling, self.batch
         if self.used % s.updates == 0:
-            self.drawn = self._draw(self._next_prompts(size * s.refresh))
+            self.drawn = self._draw(self.passes.take(size * s.refresh))
             self.order = torch.arange(size * s.refresh)
         elif self.used % s.refresh == 0:
             self.order = torch.randperm(size * s.refresh, generator=self.generator)
@@ -107,13 +105,6 @@ class Generated:
         return self.drawn.select(self.order[place * size : (place + 1) * size].tolist())
 
     # --- drawing ------------------------------------------------------------------------------------------------------
-
-    def _next_prompts(self, n: int) -> list[int]:
-        """Rows of the next `n` prompts; each pass over all prompts is in an order of its own."""
-        while len(self.ahead) < n:
-            self.ahead += torch.randperm(len(self.prompts), generator=self.generator).tolist()
-        rows, self.ahead = self.ahead[:n], self.ahead[n:]
-        return rows
 
     @torch.no_grad()
     def _draw(self, rows: list[int]) -> GroupBatch:
@@ -133,7 +124,7 @@ class Generated:
         drawn = self._drawn_here([rows[g] for g in mine], own, seed + first)
         parts = gather_object([(mine, drawn)])
         place = [g for groups, _ in parts for g in groups]
-        return _joined([part for _, part in parts]).select(sorted(range(len(place)), key=place.__getitem__))
+        return joined([part for _, part in parts]).select(sorted(range(len(place)), key=place.__getitem__))
 
     def _drawn_here(self, rows: list[int], forced: list[Ids] | None, seed: int) -> GroupBatch:
         """Of each group the reference's completions first, then the policy's own."""
@@ -190,23 +181,18 @@ class Generated:
         """All that a resume needs, but for the policy."""
         state = {
             "used": torch.tensor(self.used),
-            "generator": self.generator.get_state(),
-            "ahead": torch.tensor(self.ahead, dtype=torch.int64),
             "order": self.order,
+            **prefixed("passes", self.passes.state_dict()),  # and with it the generator, which is the same
         }
         if self.drawn is not None:
-            state |= {f"completions.{name}": x for name, x in self.drawn.completions.packed().items()}
-            state |= {name: x for name in COLUMNS if (x := getattr(self.drawn, name)) is not None}
+            state |= prefixed("drawn", self.drawn.packed())
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.used = int(state["used"])
-        self.generator.set_state(state["generator"].cpu())
-        self.ahead, self.order = state["ahead"].tolist(), state["order"]
-        self.drawn = None
-        if self.used:
-            own = {name.removeprefix("completions."): x for name, x in state.items() if name.startswith("completions.")}
-            self.drawn = GroupBatch(Completions.unpacked(own), **{name: state[name] for name in COLUMNS if name in state})
+        self.passes.load_state_dict(within("passes", state))
+        self.order = state["order"]
+        self.drawn = GroupBatch.unpacked(within("drawn", state)) if self.used else None
 
 
 def _given(forced: Sequence[Ids], completions: Completions) -> Tensor:
@@ -220,10 +206,3 @@ def _group_by_group(parts: Sequence[Completions], groups: int) -> Completions:
     return concatenated(
         [part.select(range(g * size, (g + 1) * size)) for g in range(groups) for part, size in zip(parts, sizes, strict=True)]
     )
-
-
-def _joined(parts: Sequence[GroupBatch]) -> GroupBatch:
-    """The groups of all parts, one part after the other."""
-    columns = {name: [getattr(part, name) for part in parts] for name in COLUMNS}
-    there = {name: torch.cat(each) for name, each in columns.items() if each[0] is not None}
-    return GroupBatch(concatenated([part.completions for part in parts]), **there)

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surefoot.data.completions import Completions, GroupBatch, concatenated
+from surefoot.data.completions import GroupBatch, joined, prefixed, within
 from surefoot.errors import ConfigError
-
-
-def joined(parts: Sequence[GroupBatch]) -> GroupBatch:
-    """The prompts of all parts, one part after the other, with groups of one size. Raises ConfigError where sizes differ."""
-    sizes = {part.rewards.shape[1] for part in parts}
-    if len(sizes) > 1:
-        raise ConfigError(f"groups of {sorted(sizes)} completions cannot be in one batch: draw and keep as many of each prompt.")
-    old = [part.old for part in parts]
-    known = [x for x in old if x is not None]
-    return GroupBatch(
-        concatenated([part.completions for part in parts]),
-        torch.cat([part.rewards for part in parts]),
-        torch.cat([part.reference for part in parts]),
-        torch.cat(known) if len(known) == len(old) else None,
-    )
 
 
 class Replayed:
@@ -72,17 +56,11 @@ class Replayed:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Its own random state and kept groups, and the state of `fresh`."""
-        state = {"generator": self.generator.get_state()} | {f"fresh.{name}": x for name, x in self.fresh.state_dict().items()}
-        if self.kept is not None:
-            state |= {f"completions.{name}": x for name, x in self.kept.completions.packed().items()}
-            state |= {"rewards": self.kept.rewards, "reference": self.kept.reference}
-            state |= {} if self.kept.old is None else {"old": self.kept.old}
-        return state
+        state = {"generator": self.generator.get_state()} | prefixed("fresh", self.fresh.state_dict())
+        return state if self.kept is None else state | prefixed("kept", self.kept.packed())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["generator"].cpu())
-        self.fresh.load_state_dict({name.removeprefix("fresh."): x for name, x in state.items() if name.startswith("fresh.")})
-        self.kept = None
-        if "rewards" in state:
-            own = {name.removeprefix("completions."): x for name, x in state.items() if name.startswith("completions.")}
-            self.kept = GroupBatch(Completions.unpacked(own), state["rewards"], state["reference"], state.get("old"))
+        self.fresh.load_state_dict(within("fresh", state))
+        kept = within("kept", state)
+        self.kept = GroupBatch.unpacked(kept) if kept else None

@@ -113,11 +113,14 @@ class ScoringModel(nn.Module):
             raise DataError("a reward model is centred on completions, but there are none: give those of the reference.")
         self.bias += float(self.scores(completions, max_tokens=max_tokens).mean())
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder. Its config says what `text_rewards` needs: how texts are read, and the bias."""
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write an ordinary Hugging Face folder. Its config says what `text_rewards` needs: how texts are read, and the bias.
+
+        `weights` are those of `model` by name, where they are spread over processes.
+        """
         self.model.config.surefoot_reward = {"form": "tokens", "bias": self.bias}
         with quiet(transformers_or_say()):
-            self.model.save_pretrained(str(folder), safe_serialization=True)
+            self.model.save_pretrained(str(folder), state_dict=weights, safe_serialization=True)
             self.tokenizer.save_pretrained(str(folder))
 
 

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.data.completions import Completions, Ids, PairBatch, concatenated
+from surefoot.data.completions import Completions, Ids, PairBatch, concatenated, prefixed, within
 from surefoot.envs.text_preferences import BradleyTerry, Preference, checked_preference
 from surefoot.errors import ConfigError, DataError
 from surefoot.methods.language.pair_selection import Pairs, Selection, best_worst, random_pair, tournament
+from surefoot.methods.language.passes import Passes
 from surefoot.policies.language import LanguagePolicy, Reference, completion_logprobs
 
 
@@ -88,28 +89,6 @@ class SelfPlayBatch(PairBatch):
         return SelfPlayBatch(*known, self.cur_chosen[index], self.cur_rejected[index], self.round)
 
 
-class Passes:
-    """Shuffled passes over n rows, an order of its own in each; `take` runs on from one into the next."""
-
-    def __init__(self, n: int, seed: int):
-        self.n = n
-        self.generator = torch.Generator().manual_seed(seed)
-        self.ahead: list[int] = []  # what is left of this pass
-
-    def take(self, k: int) -> list[int]:
-        while len(self.ahead) < k:
-            self.ahead += torch.randperm(self.n, generator=self.generator).tolist()
-        rows, self.ahead = self.ahead[:k], self.ahead[k:]
-        return rows
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"n": torch.tensor(self.n), "generator": self.generator.get_state(), "ahead": torch.tensor(self.ahead, dtype=torch.int64)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.n, self.ahead = int(state["n"]), state["ahead"].tolist()
-        self.generator.set_state(state["generator"].cpu())
-
-
 class SelfPlay:
     """Batches of labelled pairs, `SelfPlayBatch`, `updates` of them.
 
@@ -152,8 +131,8 @@ class SelfPlay:
         self.prompts = [list(prompt) for prompt in prompts]
         self.texts = list(texts) if texts is not None else policy.tokenizer.batch_decode(self.prompts, skip_special_tokens=True)
         self.generator = torch.Generator().manual_seed(seed)  # of the seed of each round
-        self.prompt_order = Passes(len(self.prompts), seed)
-        self.pair_order = Passes(0, seed + 1)
+        self.prompt_order = Passes(len(self.prompts), torch.Generator().manual_seed(seed))
+        self.pair_order = Passes(0, torch.Generator().manual_seed(seed + 1))
         self.used = 0  # batches given so far
         self.comparisons = 0  # pairs that the preference was asked about, or responses that the reward was
         self.pairs: SelfPlayBatch | None = None  # those of this round
@@ -264,21 +243,21 @@ class SelfPlay:
         state = {"used": torch.tensor(self.used), "comparisons": torch.tensor(self.comparisons)}
         state["generator"] = self.generator.get_state()
         for name, order in (("prompt_order", self.prompt_order), ("pair_order", self.pair_order)):
-            state |= _named(name, order.state_dict())
+            state |= prefixed(name, order.state_dict())
         if self.pairs is not None:
             pairs = self.pairs
-            state |= _named("chosen", pairs.chosen.packed()) | _named("rejected", pairs.rejected.packed())
+            state |= prefixed("chosen", pairs.chosen.packed()) | prefixed("rejected", pairs.rejected.packed())
             state |= {name: getattr(pairs, name) for name in CACHED} | {"round": torch.tensor(pairs.round)}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.used, self.comparisons = int(state["used"]), int(state["comparisons"])
         self.generator.set_state(state["generator"].cpu())
-        self.prompt_order.load_state_dict(_within("prompt_order", state))
-        self.pair_order.load_state_dict(_within("pair_order", state))
+        self.prompt_order.load_state_dict(within("prompt_order", state))
+        self.pair_order.load_state_dict(within("pair_order", state))
         self.pairs = None
         if "round" in state:
-            chosen, rejected = (Completions.unpacked(_within(side, state)) for side in ("chosen", "rejected"))
+            chosen, rejected = (Completions.unpacked(within(side, state)) for side in ("chosen", "rejected"))
             ref_chosen, ref_rejected, cur_chosen, cur_rejected = (state[name] for name in CACHED)
             self.pairs = SelfPlayBatch(chosen, rejected, ref_chosen, ref_rejected, cur_chosen, cur_rejected, int(state["round"]))
 
@@ -295,11 +274,3 @@ def _joined(parts: Sequence[SelfPlayBatch]) -> SelfPlayBatch:
 
 def _those(texts: Sequence[str], places: Tensor) -> list[str]:
     return [texts[i] for i in places.flatten().tolist()]
-
-
-def _named(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value for name, value in state.items()}
-
-
-def _within(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

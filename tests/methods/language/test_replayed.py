@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from surefoot.data.completions import Completions, GroupBatch
-from surefoot.errors import ConfigError
+from surefoot.data.completions import Completions, GroupBatch, joined
+from surefoot.errors import ConfigError, DataError
 from surefoot.methods.language.aligner import Tuning
 from surefoot.methods.language.copg import CoPG, CoPGConfig
 from surefoot.methods.language.generated import Generated
-from surefoot.methods.language.replayed import Replayed, joined
+from surefoot.methods.language.replayed import Replayed
 from surefoot.methods.language.sampling import Sampling
 from surefoot.policies.language import Reference
 from tests.tiny_language import some_prompts, tiny_policy
@@ -116,5 +116,5 @@ def test_mistakes_are_named(settings, message):
 
 
 def test_groups_of_different_sizes_are_refused():
-    with pytest.raises(ConfigError, match=r"groups of \[2, 3\] completions cannot be in one batch"):
+    with pytest.raises(DataError, match=r"groups of \[2, 3\] completions cannot be in one batch"):
         joined([groups(0, 2), groups(0, 2, k=3)])
