@@ -101,7 +101,6 @@ class Claim:
     scales: Mapping[Scale, str]  # scale -> the experiment in a sentence
     run: Callable[[Context], Scores]
     checks: Callable[[Scores], list[Check]]
-    minutes: float = 0.0  # measured time of the small scale on two cores; 0 before it was measured
 
     def context(self, scale: Scale = "small", n: int | None = None, offset: int = 0, **rest: Any) -> Context:
         """The context of a run on seeds `offset .. offset + n - 1` (the claim's own number unless told otherwise)."""

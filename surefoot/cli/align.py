@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.cli.evaluate import number
-from surefoot.errors import CheckpointError, ConfigError, DivergedError, MissingExtraError, SurefootError, UnknownNameError
+from surefoot.errors import CheckpointError, ConfigError, DivergedError, SurefootError, UnknownNameError
 from surefoot.training.run import Run, check_free
 
 BESIDE = {"select": "surefoot.cli.align_select"}
@@ -98,22 +98,12 @@ def _check_method(name: str, resuming: bool) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress bars and advice of transformers: what a user must know, this command says itself."""
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", "language") from None
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # what they will rename
-            yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+    from surefoot.envs.classifiers import quiet as without_bars
+    from surefoot.envs.classifiers import transformers_or_say
+
+    with without_bars(transformers_or_say()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # what they will rename
+        yield
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -195,7 +195,8 @@ def make_text(options: Make, console: Console) -> None:
     assert options.name is not None
     folder = Path(options.out) if options.out is not None else None
     with quiet():
-        facts = make_world(options.name, folder, seed=options.seed, progress=lambda line: console.print(line, highlight=False, markup=False))
+        say = lambda line: console.print(line, highlight=False, markup=False)  # noqa: E731
+        facts = make_world(options.name, folder, seed=options.seed, progress=say)
     if options.json:
         print(json.dumps({"out": options.out} | finite(facts), indent=2))
     console.print(f"{options.name} → {options.out}: its README.md says what is in it", highlight=False, markup=False, soft_wrap=True)
