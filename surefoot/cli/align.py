@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.cli.evaluate import number
+from surefoot.cli.stages import ResumeTo
 from surefoot.errors import CheckpointError, ConfigError, DivergedError, SurefootError, UnknownNameError
 from surefoot.training.run import Run, check_free
 
 BESIDE = {"select": "surefoot.cli.align_select"}
 """Words after align that are no method."""
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Continue a run that was stopped; it ends as if it had not been. A run that is complete reports its result again."""
-
-    resume: Path
-    """Run folder to continue."""
-    steps: int | None = None
-    """Train until this many updates (default: the number the run was started with); the learning rate follows its first plan."""
-    no_progress: bool = False
-    """Do not show how far training is (on standard error)."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
 
 def usage() -> str:
@@ -211,7 +198,7 @@ def _resumed(argv: Sequence[str]) -> int:
 
     name = None if argv[0].startswith("-") else argv[0]
     words = list(argv if name is None else argv[1:])
-    told = tyro.cli(Resume, args=words, prog="surefoot align", description=Resume.__doc__, config=FLAGS)
+    told = tyro.cli(ResumeTo, args=words, prog="surefoot align", description=ResumeTo.__doc__, config=FLAGS)
     run = Run.open(told.resume)
     if "model" not in run.config:
         raise ConfigError(f"{run.folder} is no run of `surefoot align`: {run.continued_by}.")

@@ -47,7 +47,6 @@ def build(asked: Asked, accelerator: Any = None, say: Say = lambda line: None) -
         raise ConfigError(f"{asked.name} learns from texts: name them with --data (JSON lines, Parquet, a data set).")
     if spread(accelerator):
         _check_spread(asked)
-    _ = asked.training.tuning  # says what does not fit before anything is read
     texts = read_preferences(options.data, _kind(asked), split=options.split, skip_bad=options.skip_bad)
     texts = as_conversations(texts) if options.chat else texts
     device = options.device if accelerator is None else str(accelerator.device)

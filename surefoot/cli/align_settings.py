@@ -103,34 +103,6 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the weights are changed, whatever the loss."""
-
-    lr: float = 1e-6
-    """Highest learning rate of AdamW."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How it falls to 0 after warm-up."""
-    warmup: float = 0.1
-    """Share of the updates in which it rises from 0."""
-    weight_decay: float = 0.0
-    """Of AdamW."""
-    gradient_clip: float = 1.0
-    """Longest gradient (2-norm over all weights; 0: any)."""
-    micro_tokens: int = 8192
-    """Tokens of one forward pass, padding included: what fits into memory. The gradient does not depend on it."""
-
-    @staticmethod
-    def of(tuning: Tuning) -> Training:
-        values = asdict(tuning)
-        return Training(gradient_clip=values.pop("clip"), **values)
-
-    @property
-    def tuning(self) -> Tuning:
-        values = asdict(self)
-        return Tuning(clip=values.pop("gradient_clip"), **values)
-
-
-@dataclass(frozen=True)
 class Passes:
     """How long to train."""
 
@@ -244,14 +216,14 @@ class Baseline:
 
 
 GROUPS: dict[Feed, tuple[type, ...]] = {
-    "pairs": (Adapter, Training, Passes),
-    "based": (Adapter, Training, Passes, Baseline),
-    "texts": (Adapter, Training, Passes),
-    "judged": (Training, Passes),
-    "scored": (Adapter, Training, Passes, Reward, Drawing, Replay),
-    "groups": (Adapter, Training, Passes, Reward, Drawing),
-    "play": (Adapter, Training, Reward, Judge, SelfPlaySettings),
-    "rollouts": (Adapter, Training, Updates, Reward, Critic),
+    "pairs": (Adapter, Tuning, Passes),
+    "based": (Adapter, Tuning, Passes, Baseline),
+    "texts": (Adapter, Tuning, Passes),
+    "judged": (Tuning, Passes),
+    "scored": (Adapter, Tuning, Passes, Reward, Drawing, Replay),
+    "groups": (Adapter, Tuning, Passes, Reward, Drawing),
+    "play": (Adapter, Tuning, Reward, Judge, SelfPlaySettings),
+    "rollouts": (Adapter, Tuning, Updates, Reward, Critic),
 }
 """Which groups of options a method takes beside its own settings and `Options`."""
 
@@ -276,8 +248,8 @@ class Asked:
         return self.groups.get("Adapter", Adapter())
 
     @property
-    def training(self) -> Training:
-        return self.groups["Training"]
+    def tuning(self) -> Tuning:
+        return self.groups["Tuning"]
 
     @property
     def passes(self) -> Passes:
@@ -310,7 +282,7 @@ def parse(name: str, argv: Sequence[str]) -> Asked:
     """The command line of a method; flags have no prefix (no name is in two groups: see the tests)."""
     found = method(name)
     kinds = GROUPS[found.feed]
-    start = [Training.of(found.tuned()) if kind is Training else kind() for kind in kinds]
+    start = [found.tuned() if kind is Tuning else kind() for kind in kinds]
     own = name.replace("-", "_")  # the words that stand over each group in --help
     parts: list[tuple[str, type, Any]] = [("task", Options, Options())]
     parts += [(kind.__name__.lower(), kind, value) for kind, value in zip(kinds, start, strict=True)]

@@ -60,7 +60,7 @@ class Workshop:
     @property
     def max_tokens(self) -> int:
         """Tokens of a forward pass without a gradient: there is room for twice as many."""
-        return 2 * self.asked.training.micro_tokens
+        return 2 * self.asked.tuning.micro_tokens
 
     @property
     def tokenising(self) -> Tokenising:
@@ -80,7 +80,7 @@ class Workshop:
     def learner(self, steps: int, **further: Any) -> Any:
         asked = self.asked
         further |= {"accelerator": self.accelerator, "seed": self.seed("learner")}
-        return asked.method.learner(self.policy, asked.config, asked.training.tuning, steps, **further)
+        return asked.method.learner(self.policy, asked.config, asked.tuning, steps, **further)
 
     def parts(self, learner: Any, source: Any, steps: int, notes: Sequence[str] = ()) -> Parts:
         return Parts(learner, source, steps, self.texts, [*self.texts.notes, *notes, *self._gaps()])

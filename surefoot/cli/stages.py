@@ -25,6 +25,14 @@ class Resume:
     """Print the result as JSON on standard output."""
 
 
+@dataclass(frozen=True)
+class ResumeTo(Resume):
+    """Continue a run that was stopped; it ends as if it had not been. A run that is complete reports its result again."""
+
+    steps: int | None = None
+    """Train until this many updates (default: the number the run was started with); a falling learning rate follows its first plan."""
+
+
 class Told(Protocol):
     """Options that say how much is told."""
 

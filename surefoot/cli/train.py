@@ -18,6 +18,7 @@ from rich.console import Console
 from surefoot.catalog import find, require_ready
 from surefoot.cli.session import Session, finished, table
 from surefoot.cli.settings import SessionConfig
+from surefoot.cli.stages import ResumeTo
 from surefoot.errors import ConfigError
 from surefoot.methods.registry import LEARNERS, OFFLINE, ON_POLICY, ONLINE, learner
 from surefoot.training.run import Run
@@ -82,20 +83,6 @@ class Options:
     """Print the result as JSON on standard output."""
 
 
-@dataclass(frozen=True)
-class Resume:
-    """Continue a run that was stopped; it ends as if it had not been. A run that is complete reports its result again."""
-
-    resume: Path
-    """Run folder to continue."""
-    steps: int | None = None
-    """Train until this many updates (default: the number the run was started with)."""
-    no_progress: bool = False
-    """Do not show how far training is (on standard error)."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
-
 def usage() -> str:
     """The text of `surefoot train --help`."""
     return (
@@ -154,7 +141,7 @@ def _resume(argv: list[str]) -> int:
     """`train --resume DIR`, or `train METHOD --resume DIR` for the method that the run has."""
     name = argv[0] if argv[0] in LEARNERS else None
     words = argv[1:] if name else argv
-    options = tyro.cli(Resume, args=words, prog="surefoot train", description=Resume.__doc__, config=FLAGS)
+    options = tyro.cli(ResumeTo, args=words, prog="surefoot train", description=ResumeTo.__doc__, config=FLAGS)
     run = Run.open(options.resume)
     if name is None and run.config.get("method") in BY_STAGES:
         return import_module(BY_STAGES[run.config["method"]]).main(argv)
@@ -166,13 +153,13 @@ def _resume(argv: list[str]) -> int:
     return _report(run, done, options)
 
 
-def _finish(session: Session, options: Options | Resume) -> int:
+def _finish(session: Session, options: Options | ResumeTo) -> int:
     """Train, evaluate, save, report, print."""
     result = session.train(progress=not options.no_progress)
     return _report(session.run, result, options)
 
 
-def _report(run: Run, result: dict[str, Any], options: Options | Resume) -> int:
+def _report(run: Run, result: dict[str, Any], options: Options | ResumeTo) -> int:
     """The result as a table, a page, and JSON where it was asked for."""
     from surefoot.evaluation.report import report_for_runs  # matplotlib takes a second that help and errors need not wait
 

@@ -37,7 +37,7 @@ class Tuning:
     """Share of the steps in which it rises from 0."""
     weight_decay: float = 0.0
     """Of AdamW."""
-    clip: float = 1.0
+    gradient_clip: float = 1.0
     """Longest gradient (2-norm over all weights; 0: any)."""
     micro_tokens: int = 8192
     """Tokens of one forward pass, padding included: what fits into memory. The gradient does not depend on it."""
@@ -47,8 +47,8 @@ class Tuning:
             raise ConfigError(f"the learning rate is {self.lr}: it must be positive and finite.")
         if not 0.0 <= self.warmup <= 1.0:
             raise ConfigError(f"warmup is {self.warmup}: it is a share of the steps, from 0 to 1.")
-        if min(self.weight_decay, self.clip) < 0.0:
-            raise ConfigError(f"weight_decay is {self.weight_decay} and clip {self.clip}: neither may be negative.")
+        if min(self.weight_decay, self.gradient_clip) < 0.0:
+            raise ConfigError(f"weight_decay is {self.weight_decay} and gradient_clip {self.gradient_clip}: neither may be negative.")
         if self.micro_tokens < 1:
             raise ConfigError(f"micro_tokens is {self.micro_tokens}: it must be at least 1.")
 
@@ -154,7 +154,7 @@ class Aligner(Learner):
         return nullcontext() if self.accelerator is None else self.accelerator.no_sync(self._network)
 
     def _clip(self) -> Tensor:
-        longest = self.tuning.clip or math.inf
+        longest = self.tuning.gradient_clip or math.inf
         if self.accelerator is None:
             return nn.utils.clip_grad_norm_(trained(self._network), longest)
         return self.accelerator.clip_grad_norm_(trained(self._network), longest)

@@ -253,7 +253,7 @@ class TokenPPO(Aligner):
 
     def _clip(self) -> Tensor:
         """Policy and critic apart, so that neither's gradient shortens the other's; the policy's length."""
-        longest = self.tuning.clip or math.inf
+        longest = self.tuning.gradient_clip or math.inf
         clip = nn.utils.clip_grad_norm_ if self.accelerator is None else self.accelerator.clip_grad_norm_
         clip(trained(self.critic), longest)
         return clip(trained(self.policy), longest)

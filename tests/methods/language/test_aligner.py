@@ -44,7 +44,7 @@ def test_the_step_does_not_depend_on_how_the_batch_is_cut(kind):
 
 def test_the_gradient_is_clipped_to_its_longest():
     policy = tiny_policy()
-    learner = Likelihood(policy, None, Tuning(lr=1e-9, clip=0.5), total=1)
+    learner = Likelihood(policy, None, Tuning(lr=1e-9, gradient_clip=0.5), total=1)
     assert float(learner.update(texts(policy))["gradient"]) > 0.5  # what is told is the length before
     assert sum(float(p.grad.square().sum()) for p in policy.parameters()) ** 0.5 == pytest.approx(0.5, abs=1e-4)
 
@@ -89,7 +89,7 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(lora, tmp_path):
         ({"lr": 0.0}, "learning rate is 0.0"),
         ({"lr": math.nan}, "learning rate is nan"),
         ({"warmup": 1.5}, "warmup is 1.5: it is a share"),
-        ({"clip": -1.0}, "clip -1.0: neither may be negative"),
+        ({"gradient_clip": -1.0}, "gradient_clip -1.0: neither may be negative"),
         ({"micro_tokens": 0}, "micro_tokens is 0"),
     ],
 )

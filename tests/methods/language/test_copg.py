@@ -221,7 +221,7 @@ class TokenBandit:
 
 def trained(k: int = 16, steps: int = 250) -> tuple[TokenBandit, list[dict[str, Tensor]]]:
     world = TokenBandit()
-    tuning = Tuning(lr=1e-2, warmup=0.05, clip=10.0)
+    tuning = Tuning(lr=1e-2, warmup=0.05, gradient_clip=10.0)
     learner, source = CoPG(world.policy, CoPGConfig(beta=BETA, responses=k), tuning, steps), world.source(k)
     return world, [learner.update(next(source)) for _ in range(steps)]
 

@@ -197,7 +197,7 @@ def test_a_step_does_not_depend_on_how_a_batch_is_cut(loss):
     for micro in (40, 10_000):
         policy = tiny_policy()
         config = OnPolicyPreferencesConfig(loss, Sampling(samples=3, reuse=2), margin=1.0, temperature=1.0)
-        learner = GroupAligner(policy, config, Tuning(lr=1e-2, schedule="constant", warmup=0.0, clip=0.0, micro_tokens=micro), 4)
+        learner = GroupAligner(policy, config, Tuning(lr=1e-2, schedule="constant", warmup=0.0, gradient_clip=0.0, micro_tokens=micro), 4)
         drawn = source(policy, config.sampling, batch=4)
         for _ in range(2):
             told = learner.update(next(drawn))

@@ -111,7 +111,7 @@ def test_on_plain_pairs_the_gradient_is_that_of_ipo():
     torch.testing.assert_close(gradients[0] * beta**2, gradients[1], rtol=1e-4, atol=1e-6)
 
 
-TUNING = Tuning(lr=1e-3, warmup=0.0, clip=0.0)
+TUNING = Tuning(lr=1e-3, warmup=0.0, gradient_clip=0.0)
 
 
 def test_from_the_reference_every_log_ratio_is_zero():

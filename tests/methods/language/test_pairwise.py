@@ -59,7 +59,7 @@ def test_the_step_is_that_of_the_loss_by_hand():
     h = (logp[0] - batch.ref_chosen) - (logp[1] - batch.ref_rejected)
     loss = conservative(dpo, 0.3 * h, 0.1).mean()
     loss.backward()
-    learner = Pairwise(policy, PairwiseConfig(beta=0.3, label_smoothing=0.1), Tuning(lr=1e-9, clip=0.0, micro_tokens=20), total=1)
+    learner = Pairwise(policy, PairwiseConfig(beta=0.3, label_smoothing=0.1), Tuning(lr=1e-9, gradient_clip=0.0, micro_tokens=20), total=1)
     seen = learner.update(batch)
     for name, p in policy.named_parameters():
         torch.testing.assert_close(p.grad, dict(twin.named_parameters())[name].grad, atol=1e-6, rtol=1e-4)

@@ -11,7 +11,7 @@ from surefoot.methods.language.rpo import RPO, BasedPairs, RPOConfig
 from surefoot.policies.language import completion_logprobs
 from tests.tiny_language import EOS, tiny_policy
 
-CONSTANT = Tuning(lr=1e-2, schedule="constant", warmup=0.0, clip=0.0)
+CONSTANT = Tuning(lr=1e-2, schedule="constant", warmup=0.0, gradient_clip=0.0)
 
 
 def alike(policy):
