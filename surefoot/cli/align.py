@@ -57,7 +57,8 @@ def main(argv: list[str]) -> int:
         print(usage())
         return 0
     if argv[0] in BESIDE:
-        return int(import_module(BESIDE[argv[0]]).main(argv[1:]))
+        with quiet():
+            return int(import_module(BESIDE[argv[0]]).main(argv[1:]))
     resuming = any(word == "--resume" or word.startswith("--resume=") for word in argv)
     _check_method(argv[0], resuming)
     from surefoot.training.processes import leads, leave

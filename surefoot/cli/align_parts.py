@@ -21,7 +21,7 @@ from surefoot.data.tokenising import (
     tokenised,
     tokenised_pairs,
 )
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, DataError
 from surefoot.files import replacing_folder
 from surefoot.methods.language.aligner import Aligner
 from surefoot.methods.language.generated import Generated
@@ -47,7 +47,7 @@ def build(asked: Asked, accelerator: Any = None, say: Say = lambda line: None) -
         raise ConfigError(f"{asked.name} learns from texts: name them with --data (JSON lines, Parquet, a data set).")
     if spread(accelerator):
         _check_spread(asked)
-    texts = read_preferences(options.data, _kind(asked), split=options.split, skip_bad=options.skip_bad)
+    texts = _read(asked, options.data)
     texts = as_conversations(texts) if options.chat else texts
     device = options.device if accelerator is None else str(accelerator.device)
     with torch.random.fork_rng():
@@ -97,6 +97,21 @@ def _scoring_model(asked: Asked, device: str) -> Any:
     )
     ready_tokenizer(model.tokenizer, options.eos_token)
     return model
+
+
+def _read(asked: Asked, data: str) -> Texts:
+    """The data, checked row by row. Raises ConfigError for prompts alone where nothing scores what would be drawn for them."""
+    kind = _kind(asked)
+    further: dict[str, Any] = {"split": asked.options.split, "skip_bad": asked.options.skip_bad}
+    try:
+        return read_preferences(data, kind, **further)
+    except DataError:
+        if kind == "scored" and isinstance(read_preferences(data, None, **further), Prompts):
+            raise ConfigError(
+                f"{data} holds prompts without scored completions: name a --reward for what the policy draws, or give it the columns "
+                "prompt, completion, score."
+            ) from None
+        raise
 
 
 def _kind(asked: Asked) -> Kind | None:

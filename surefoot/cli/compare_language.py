@@ -188,6 +188,8 @@ def table(found: dict[str, Any]) -> Table:
     """The models for a terminal."""
     title = f"{found['prompts']} prompts, {found['samples']} answers each; base {found['base']}, KL to {found['reference']}"
     out = Table("model", "reward [95 %]", "KL [95 %]", "wins [95 %]", "reward - base [95 %]", "p (Holm)", "tokens", "ended", title=title)
+    for column in out.columns:
+        column.overflow = "fold"  # numbers are not cut off
     for model in found["models"]:
         gain, p = model["gain"], model["p"]
         out.add_row(

@@ -328,6 +328,7 @@ def test_other_vocabularies(tmp_path, capsys):
         ("on-policy-preferences --samples 2", "learns from rewards: name one (--reward"),
         ("on-policy-preferences --samples 2 --reward rewards.py:none", "has no 'none'"),
         ("on-policy-preferences --samples 2 --reward m", "m has no trained weights for"),
+        ("copg --data prompts.jsonl", "holds prompts without scored completions: name a --reward"),
         ("copg --replay 0.5", "--replay is for completions that the policy draws"),
         ("rdpo --flip-rate 0.5", "flip_rate is 0.5: it must be at least 0 and below 0.5"),
         ("rdpo --flip-rate -0.1", "flip_rate is -0.1"),
@@ -348,6 +349,7 @@ def test_other_vocabularies(tmp_path, capsys):
 )
 def test_misuse(arguments, says, tmp_path, capsys):
     (tmp_path / "cache-of-nothing").mkdir()
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w1"}\n')
     if "--device cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     name, *rest = words_of(arguments)
