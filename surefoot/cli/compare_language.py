@@ -185,23 +185,22 @@ def asked_reward(given: Reward, subjects: Sequence[LanguageSubject]) -> Reward:
 
 
 def table(found: dict[str, Any]) -> Table:
-    """The models for a terminal."""
-    title = f"{found['prompts']} prompts, {found['samples']} answers each; base {found['base']}, KL to {found['reference']}"
-    out = Table("model", "reward [95 %]", "KL [95 %]", "wins [95 %]", "reward - base [95 %]", "p (Holm)", "tokens", "ended", title=title)
+    """The models for a terminal, one a column."""
+    title = f"{found['prompts']} prompts, {found['samples']} answers each; base {found['base']}, KL to {found['reference']}; [95 %]"
+    out = Table("", *(model["name"] for model in found["models"]), title=title, title_justify="left")
     for column in out.columns:
         column.overflow = "fold"  # numbers are not cut off
-    for model in found["models"]:
-        gain, p = model["gain"], model["p"]
-        out.add_row(
-            model["name"],
-            _said(model["reward"]),
-            _said(model["kl"]),
-            _said(model["wins"]) if model["wins"] else "base",
-            _said({key: gain[key] for key in ("difference", "low", "high")}) if gain else "",
-            "" if p is None else number(p) if p >= 1e-3 else "< 0.001",
-            number(model["length"]["value"]),
-            f"{model['ended']:.0%}",
-        )
+    rows = {
+        "reward": lambda model: _said(model["reward"]),
+        "KL": lambda model: _said(model["kl"]),
+        "wins": lambda model: _said(model["wins"]) if model["wins"] else "base",
+        "reward - base": lambda model: _said({key: model["gain"][key] for key in ("difference", "low", "high")}) if model["gain"] else "",
+        "p (Holm)": lambda model: "" if model["p"] is None else number(model["p"]) if model["p"] >= 1e-3 else "< 0.001",
+        "tokens": lambda model: number(model["length"]["value"]),
+        "ended": lambda model: f"{model['ended']:.0%}",
+    }
+    for name, cell in rows.items():
+        out.add_row(name, *(cell(model) for model in found["models"]))
     return out
 
 
