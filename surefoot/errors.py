@@ -9,6 +9,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, as part of a sentence of ours: its first line without a full stop, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 class SurefootError(Exception):
     """Base of every error a user can cause; `str(error)` is a whole sentence."""
 

@@ -15,7 +15,7 @@ from surefoot.claims.base import derived
 from surefoot.methods.language.aligner import Tuning
 from surefoot.methods.language.didactic_bandit import ACTIONS, CENTRES, bump, reference_logprobs
 from surefoot.methods.language.generated import Generated
-from surefoot.methods.language.on_policy_preferences import GroupAligner, OnPolicyPreferencesConfig
+from surefoot.methods.language.on_policy_preferences import GroupAligner, Loss, OnPolicyPreferencesConfig
 from surefoot.methods.language.sampling import Sampling
 from surefoot.policies.language import LanguagePolicy, Reference
 
@@ -34,7 +34,8 @@ class SequenceTask:
     warm_up: int = 300  # steps of the GPT on the reference's sequences
 
 
-ARMS = {f"{loss} {'on-policy' if own else 'offline'}": (loss, own) for loss in ("bon", "ipo") for own in (False, True)}
+LOSSES: tuple[Loss, ...] = ("bon", "ipo")
+ARMS = {f"{loss} {'on-policy' if own else 'offline'}": (loss, own) for loss in LOSSES for own in (False, True)}
 
 
 def sequence_reward(task: SequenceTask) -> float:
@@ -45,7 +46,7 @@ def sequence_reward(task: SequenceTask) -> float:
     policy = LanguagePolicy(_starting(tokenizer, task), tokenizer)
     loss, own = ARMS[task.arm]
     sampling = Sampling(on_policy=own, samples=10, reuse=REUSE)
-    config = OnPolicyPreferencesConfig(loss, sampling)  # type: ignore[arg-type]
+    config = OnPolicyPreferencesConfig(loss, sampling)
     prompts = [[token] for token in range(CONTEXTS)]
     tuning = Tuning(lr=1e-3, schedule="constant", warmup=0.0)
     learner = GroupAligner(policy, config, tuning, task.draws * REUSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def fitted(task: Task) -> dict[str, list[float]]:
     theta = minimise(lambda x: world.loss(x, 0.0), start)
     arms = {f"dpo {beta:g}": world.judged(world.log_policy(theta, beta)) for beta in DPO_BETAS}
     for name, eta in (("sft", float("inf")), *((f"rpo {eta:g}", eta) for eta in ETAS)):
-        arms[name] = world.judged(world.log_policy(minimise(lambda x, eta=eta: world.loss(x, eta), start), BETA))  # type: ignore[misc]
+        arms[name] = world.judged(world.log_policy(minimise(partial(world.loss, eta=eta), start), BETA))
     return arms
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from surefoot.errors import DataError, SurefootError
+from surefoot.errors import DataError, SurefootError, first_line
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "obs": ("obs", "observations", "observation", "states", "state"),
@@ -96,5 +96,5 @@ def readable(name: str | Path, kind: str) -> Iterator[None]:
     except SurefootError:
         raise
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise DataError(f"{name} cannot be read as {kind} ({reason}): it may be cut off or damaged; copy or write it again.") from None

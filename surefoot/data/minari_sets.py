@@ -27,7 +27,7 @@ from surefoot.data.metadata import KEY, Metadata, add_warnings, from_json, to_js
 from surefoot.data.packing import Request, infer_space, known_space
 from surefoot.data.spec import Continuous, Discrete, Spec, action_space
 from surefoot.envs.making import make_env
-from surefoot.errors import DataError, EnvError, SurefootError
+from surefoot.errors import DataError, EnvError, SurefootError, first_line
 from surefoot.files import replacing_folder
 
 MINARI = "minari:"
@@ -124,7 +124,7 @@ def _open(dataset_id: str) -> minari.MinariDataset:
     except ImportError as error:
         why = f"downloading it needs {DOWNLOADER}: pip install 'surefoot[minari]'" if DOWNLOADER in str(error) else str(error)
     except Exception as error:  # of the network, of the server, of the files: libraries below Minari raise what they like
-        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        why = first_line(error)
     local = sorted(minari.list_local_datasets())
     near = difflib.get_close_matches(dataset_id, local, n=3, cutoff=0.4) or local[:5]
     hint = f"local ones: {', '.join(near)}" if near else "there are no local ones"

@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from surefoot.data.columns import readable
 from surefoot.data.readers import PICKLES, missing
-from surefoot.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from surefoot.errors import ConfigError, DataError, MissingExtraError, UnknownNameError, first_line
 
 BATCH = 1024  # rows of Parquet and Arrow that are turned into Python objects at once
 JSON = (".jsonl", ".ndjson", ".json")
@@ -205,7 +205,7 @@ def _of_hub(name: str, split: str | None) -> Part:
     except (DataError, UnknownNameError):
         raise
     except Exception as error:  # the Hub, the network and the files' reader each have errors of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise DataError(f"{name} is no file here and cannot be had from the Hugging Face Hub ({reason}): check the name.") from None
     return _of_dataset(name, found)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from surefoot.data.completions import Completions, Ids
 from surefoot.data.preferences import Preferences
 from surefoot.data.text_checks import Text
-from surefoot.errors import ConfigError, DataError, UnknownNameError
+from surefoot.errors import ConfigError, DataError, UnknownNameError, first_line
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,8 @@ def _templated(tokenizer: Any, messages: Sequence[Any], opening: bool, where: st
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opening))
     except Exception as error:  # templates are programs that raise what they like
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(
-            f"{where}: the tokenizer's chat template refuses the conversation ({reason}): write it as the template asks."
+            f"{where}: the tokenizer's chat template refuses the conversation ({first_line(error)}): write it as the template asks."
         ) from None
 
 

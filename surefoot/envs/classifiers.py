@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surefoot.data.completions import Ids, micro_batches
-from surefoot.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from surefoot.errors import ConfigError, DataError, MissingExtraError, UnknownNameError, first_line
 
 Encoded = Mapping[str, Sequence[Ids]]
 """What a tokenizer makes of B texts without padding: `input_ids`, and `token_type_ids` where the model tells parts of a text apart."""
@@ -114,7 +114,7 @@ def load_classifier(
                 str(source), dtype=dtype, trust_remote_code=trust, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise ConfigError(
             f"{source} is no sequence classifier that transformers can load ({reason}): give a folder made by save_pretrained, with the "
             "tokenizer's files and weights as safetensors, or a model id."

@@ -214,11 +214,12 @@ def _process(request: dict[str, Any], folder: str, command: Sequence[str]) -> It
 def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bytes, str | None]:
     """Results, output, and which limit ended it, if one did that is kept from here."""
     assert process.stdout is not None and process.stderr is not None
-    read = {process.stdout: bytearray(), process.stderr: bytearray()}
+    told, said = bytearray(), bytearray()
+    read = {process.stdout: told, process.stderr: said}
     most, deadline, begun, ended = limits.output_kb << 10, time.monotonic() + STARTING, False, None
     with selectors.DefaultSelector() as selector:
-        for pipe in read:
-            selector.register(pipe, selectors.EVENT_READ)
+        for pipe, data in read.items():
+            selector.register(pipe, selectors.EVENT_READ, data)
         while ended is None:
             alive, left = process.poll() is None, deadline - time.monotonic()
             if not selector.get_map():  # it has closed its pipes, which does not end it
@@ -226,10 +227,10 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, by
             ready = selector.select(min(max(left, 0.0), 0.05) if alive else 0.0) if selector.get_map() else []
             for key, _ in ready:
                 chunk = os.read(key.fd, 1 << 16)
-                read[key.fileobj] += chunk  # type: ignore[index]
+                key.data.extend(chunk)
                 if not chunk:
                     selector.unregister(key.fileobj)
-            if not begun and b"\n" in read[process.stdout]:
+            if not begun and b"\n" in told:
                 begun, deadline = True, time.monotonic() + limits.wall_s
             if max(map(len, read.values())) > most:
                 ended = f"it printed or gave more than {limits.output_kb} KiB"

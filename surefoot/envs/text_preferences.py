@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from surefoot.envs.classifiers import Classifier, load_classifier
-from surefoot.envs.text_rewards import TextReward, checked, messages
-from surefoot.errors import ConfigError, DataError, SurefootError
+from surefoot.envs.text_rewards import TextReward, asked, checked, messages
+from surefoot.errors import ConfigError, DataError
 from surefoot.own_code import python_object
 
 Preference: TypeAlias = Callable[[list[str], list[str], list[str]], Any]
@@ -43,22 +43,7 @@ class CheckedPreference:
         pairs = list(prompts), list(first), list(second)
         if not pairs[0]:
             return torch.zeros(0, dtype=torch.float64)
-        try:
-            given = self.preference(*pairs)
-        except SurefootError:
-            raise  # a sentence of its own
-        except Exception as error:
-            raise self._raised(pairs, error) from error
-        return self._numbers(given, pairs)
-
-    def _raised(self, pairs: tuple[list[str], ...], error: Exception) -> DataError:
-        """Asks about one pair at a time, to find the one."""
-        for i, (prompt, first, second) in enumerate(zip(*pairs, strict=True)):
-            try:
-                self.preference([prompt], [first], [second])
-            except Exception as own:
-                return DataError(f"{self.name} raises {type(own).__name__} ({str(own).rstrip('.')}) for {_which(i, pairs)}.")
-        return DataError(f"{self.name} raises {type(error).__name__} ({error}) for {len(pairs[0])} pairs at once, though for none alone.")
+        return self._numbers(asked(self.preference, self.name, pairs, lambda i: _which(i, pairs)), pairs)
 
     def _numbers(self, given: Any, pairs: tuple[list[str], ...]) -> Tensor:
         n = len(pairs[0])

@@ -48,22 +48,8 @@ class Checked:
             )
         if not prompts:
             return torch.zeros(0)
-        try:
-            given = self.reward(prompts, completions)
-        except SurefootError:
-            raise  # a sentence of its own
-        except Exception as error:
-            raise self._raised(prompts, completions, error) from error
+        given = asked(self.reward, self.name, (prompts, completions), lambda i: _which(i, prompts, completions))
         return self._numbers(given, prompts, completions)
-
-    def _raised(self, prompts: list[str], completions: list[str], error: Exception) -> DataError:
-        """Asks about one completion at a time, to find the one."""
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            try:
-                self.reward([prompt], [completion])
-            except Exception as own:
-                return DataError(f"{self.name} raises {_said(own)} for {_which(i, prompts, completions)}.")
-        return DataError(f"{self.name} raises {_said(error)} for {len(prompts)} completions at once, though for none of them alone.")
 
     def _numbers(self, given: Any, prompts: list[str], completions: list[str]) -> Tensor:
         n = len(prompts)
@@ -80,6 +66,25 @@ class Checked:
                 f"{self.name} gave {values[bad[0]].item()} for {_which(bad[0], prompts, completions)}: it must be a finite number."
             )
         return values
+
+
+def asked(function: Callable[..., Any], name: str, columns: Sequence[list[str]], which: Callable[[int], str]) -> Any:
+    """What a user's function answers about rows of texts, `columns` of B strings each.
+
+    Raises DataError with `which(i)` for the first row that it raises for, found by asking about one at a time; SurefootErrors pass.
+    """
+    try:
+        return function(*columns)
+    except SurefootError:
+        raise  # a sentence of its own
+    except Exception as error:  # it is somebody else's, and raises what it likes
+        for i, row in enumerate(zip(*columns, strict=True)):
+            try:
+                function(*([text] for text in row))
+            except Exception as own:  # likewise
+                raise DataError(f"{name} raises {_said(own)} for {which(i)}.") from own
+        n = len(columns[0])
+        raise DataError(f"{name} raises {_said(error)} for {n} rows at once, though for none of them alone.") from error
 
 
 def checked(reward: TextReward, name: str | None = None) -> Checked:

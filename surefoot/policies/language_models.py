@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from surefoot.errors import ConfigError, MissingExtraError, PolicyError
+from surefoot.envs.classifiers import transformers_or_say
+from surefoot.errors import ConfigError, MissingExtraError, PolicyError, first_line
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -42,10 +43,7 @@ def load_causal(
 
     Frozen weights are of `dtype`. Raises PolicyError if it cannot be loaded.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", "language") from None
+    transformers = transformers_or_say()
     base = adapter_base(source)
     settings = {"trust_remote_code": trust, "use_safetensors": True, "dtype": dtype if lora is not None else torch.float32}
     try:
@@ -151,8 +149,3 @@ def is_plain(causal: Any) -> bool:
 def takes(model: Any, argument: str) -> bool:
     """Whether the model's forward pass has an argument of this name, which differ from model to model and release to release."""
     return argument in inspect.signature(model.forward).parameters
-
-
-def first_line(error: Exception) -> str:
-    """Of what an error says, without a full stop."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from surefoot.data.spec import Continuous, Discrete, Spec
-from surefoot.errors import PolicyError, SurefootError
+from surefoot.errors import PolicyError, SurefootError, first_line
 from surefoot.files import replacing_folder, whole_folder
 from surefoot.policies.base import Policy
 from surefoot.policies.families import FAMILIES
@@ -66,7 +66,7 @@ def read_policy(folder: str | Path, device: str = "cpu") -> Policy:
         policy.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SurefootError) as error:
         raise PolicyError(
-            f"{path} is damaged: policy.json and policy.safetensors do not fit ({_first_line(error)}): save it again."
+            f"{path} is damaged: policy.json and policy.safetensors do not fit ({first_line(error)}): save it again."
         ) from None
     return policy.to(device)
 
@@ -123,7 +123,3 @@ def _spec_from_json(saved: Mapping[str, Any]) -> Spec:
     if saved["scaled"] is None:
         return Spec(tuple(saved["obs_shape"]), space)
     return Spec(tuple(saved["obs_shape"]), space, torch.zeros(saved["scaled"]), torch.ones(saved["scaled"]))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

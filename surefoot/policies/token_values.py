@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.data.completions import Sequences
-from surefoot.errors import MissingExtraError, PolicyError
+from surefoot.envs.classifiers import transformers_or_say
+from surefoot.errors import PolicyError, first_line
 from surefoot.policies.language import LanguagePolicy, Precision
 from surefoot.policies.language_models import without_dropout
 
@@ -44,16 +45,13 @@ class TokenValues(nn.Module):
 
         Raises PolicyError if transformers cannot load it as one, or its vocabulary is another.
         """
+        transformers = transformers_or_say()
         try:
-            from transformers import AutoModelForSequenceClassification
-        except ImportError:
-            raise MissingExtraError("transformers", "language") from None
-        try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 str(source), num_labels=1, dtype=torch.float32, trust_remote_code=trust, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise PolicyError(f"{source} is no sequence classifier that transformers can load ({reason}): give a reward model.") from None
         score = getattr(model, "score", None)
         if not isinstance(score, nn.Linear) or score.out_features != 1:

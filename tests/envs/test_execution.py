@@ -52,11 +52,14 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Neither folders nor processes of programs outlive a test."""
-    folders = set(Path(tempfile.gettempdir()).glob("surefoot-program-*"))
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No folder of a program outlives a test, which has a place of its own for them: other processes of the suite run programs, too."""
+    place = Path(tempfile.mkdtemp(prefix="surefoot-test-"))
+    place.chmod(0o711)  # a program is another user, who must reach its folder
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
     yield
-    assert set(Path(tempfile.gettempdir()).glob("surefoot-program-*")) <= folders
+    assert not list(place.glob("surefoot-program-*"))
+    shutil.rmtree(place)
 
 
 # --- right and wrong programs -----------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def raises_at_bad(prompts, first, second):
         (lambda p, a, b: torch.zeros(2, 1), r"gave shape \(2, 1\) for 2 pairs"),
         (lambda p, a, b: ["yes", "no"], "gave a list for 2 pairs: it must give one probability for each"),
         (raises_at_bad, r"raises_at_bad raises RuntimeError \(no such word\) for pair 1 of 2 \('bad' against 'd'"),
-        (lambda p, a, b: 1 / (len(p) - 2), "raises ZeroDivisionError .* though for none alone"),
+        (lambda p, a, b: 1 / (len(p) - 2), "raises ZeroDivisionError .* though for none of them alone"),
     ],
 )
 def test_what_a_preference_may_not_do(preference, message):

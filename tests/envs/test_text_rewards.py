@@ -73,7 +73,7 @@ def test_what_fails_only_in_a_batch_is_said_so():
             raise RuntimeError
         return [0.0]
 
-    with pytest.raises(DataError, match="raises RuntimeError for 2 completions at once, though for none of them alone"):
+    with pytest.raises(DataError, match="raises RuntimeError for 2 rows at once, though for none of them alone"):
         checked(one_at_a_time)(PROMPTS, COMPLETIONS)
 
 

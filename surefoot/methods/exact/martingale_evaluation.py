@@ -223,8 +223,16 @@ def _network(
         check_terminal(batch, at(terminal, batch.x[..., -1, :], None))
     payoff = source.payoff if isinstance(source, Paths) else batch.payoff
     known = terminal is not None or (payoff is not None and not np.any(payoff))
-    shape = {"timed": not config.infinite, "vanishing": known and not config.infinite, "copies": copies}
-    return ValueNetwork(batch.x.shape[-1], config.hidden, **shape, generator=generator, device=device, dtype=dtype)  # type: ignore[arg-type]
+    return ValueNetwork(
+        batch.x.shape[-1],
+        config.hidden,
+        timed=not config.infinite,
+        vanishing=known and not config.infinite,
+        copies=copies,
+        generator=generator,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _scales(source: Paths | PathBatch, criterion: Criterion, terminal: Function | None) -> tuple[np.ndarray, np.ndarray, float, float]:

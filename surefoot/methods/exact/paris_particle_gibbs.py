@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -220,8 +220,8 @@ def sweep(
 ) -> Sweep:
     """One conditional PaRIS pass around `reference` `[R, T, dx]` (None: an unconditional one, PaRIS itself)."""
     steps, draws = [], []
-    options = {"backward": config.backward, "reference": reference}
-    for step, j, beta in smoothing_steps(model, series, h, h0, config.particles, config.draws, generator, **options):  # type: ignore[arg-type]  # noqa: B007
+    options: dict[str, Any] = {"backward": config.backward, "reference": reference}
+    for step, j, beta in smoothing_steps(model, series, h, h0, config.particles, config.draws, generator, **options):  # noqa: B007
         steps.append(step)
         if j is not None:
             draws.append(j)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from surefoot.data.completions import Completions, Ids, PairBatch, concatenated, micro_batches
 from surefoot.envs.classifiers import forward, quiet, transformers_or_say
-from surefoot.errors import DataError, PolicyError
+from surefoot.errors import DataError, PolicyError, first_line
 from surefoot.methods.language import losses
 from surefoot.methods.language.aligner import Aligner, Metrics, Tuning
 from surefoot.policies.language import Precision
@@ -81,7 +81,7 @@ class ScoringModel(nn.Module):
                     str(source), num_labels=1, dtype=torch.float32, trust_remote_code=trust, use_safetensors=True
                 )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            reason = first_line(error)
             raise PolicyError(
                 f"{source} cannot become a reward model ({reason}): give a folder made by save_pretrained, with the tokenizer's files and "
                 "weights as safetensors, or a model id."
